@@ -1,0 +1,1 @@
+"""What runs: controller, host, session, sandbox, the machine drivers and the guest agent."""

@@ -1,0 +1,205 @@
+"""What a machine driver is: the two protocols that gVisor, QEMU and Firecracker fill.
+
+A `Driver` makes machines on this node; a `Machine` is one running instance. What happens *inside* a machine goes
+through its guest agent (`Machine.guest`), which is the same program for every driver, so a driver says nothing of tools.
+
+A failed machine and a failed command are different things: a command that fails is a `ToolResult` with `is_error`; a
+machine that fails raises `MachineError`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from events.types import JsonObject, Limits
+
+
+class MachineError(Exception):
+    """Raised when a machine, not a command in it, failed."""
+
+
+class MachineUnavailable(MachineError):
+    """Raised when a machine can't be started here; the message names the cause and the next step."""
+
+
+class MachineGone(MachineError):
+    """Raised when a machine ended, or its stream did, while something was asked of it."""
+
+
+class GuestProtocolError(MachineError):
+    """Raised when a guest agent breaks the protocol; its machine is not to be spoken to again."""
+
+
+class EndReason(StrEnum):
+    """Why a machine ended."""
+
+    OUT_OF_MEMORY = "out_of_memory"
+    EXITED = "exited"
+    KILLED = "killed"
+    """By us."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineEnd:
+    """How a machine ended."""
+
+    reason: EndReason
+    exit_code: int | None
+    """None where nobody saw it."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """What is asked of a driver."""
+
+    sandbox_id: str
+    """`[a-z0-9-]`, at most 40 characters; names the sandbox's file tree, which outlives the machine."""
+    template: str
+    limits: Limits
+    hostname: str = "sandbox"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """The outcome of a tool call, as the agent is to see it."""
+
+    content: Sequence[JsonObject]
+    """Content blocks (contract §6): text, image or document; never empty."""
+    is_error: bool
+    output_bytes: int = 0
+    """What the command printed in all, before truncation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `hourglass doctor` looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+    """What was found."""
+    why: str = ""
+    """Why it matters; where not ok."""
+    remedy: str = ""
+    """The command that mends it; where not ok."""
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GuestInfo:
+    """What the agent said of itself when it was greeted. Untrusted: for display alone."""
+
+    agent_version: str
+    python: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+class Guest(Protocol):
+    """The connection to one guest agent.
+
+    Every method raises `MachineGone` when the stream ends and `GuestProtocolError` when the agent misbehaves.
+    """
+
+    info: GuestInfo
+
+    async def run_tool(
+        self,
+        call_id: str,
+        tool: str,
+        input_: JsonObject,
+        *,
+        timeout: float,
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> ToolResult:
+        """Run one tool call, exactly once for each `call_id`.
+
+        Asked again with an id that the agent knows (after the host died), the agent attaches to the call that runs or
+        answers with the result that it kept, and does not run it twice. `timeout` is wall time in seconds; past it
+        the result is an error that says so. `on_output` hears what the command prints, as it prints it, bounded.
+        """
+        ...
+
+    async def interrupt(self, call_id: str) -> None:
+        """End a call that runs: SIGINT first, SIGKILL after two seconds. Its `run_tool` then returns an error result."""
+        ...
+
+    async def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """Write a file in the guest, making its parents. Raises `OSError` with the guest's reason."""
+        ...
+
+    async def read_file(self, path: str, *, max_bytes: int) -> bytes:
+        """Read a regular file of the guest. Raises `OSError` with the guest's reason, or EFBIG above `max_bytes`."""
+        ...
+
+    async def remove_tree(self, path: str) -> None:
+        """Remove a folder of the guest, links not followed; no error where there is none."""
+        ...
+
+    async def ping(self) -> float:
+        """Round trip in seconds."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the stream. The machine, and a call that runs in it, go on."""
+        ...
+
+
+class Machine(Protocol):
+    """One running instance of a sandbox."""
+
+    machine_id: str
+    sandbox_id: str
+    guest: Guest
+
+    async def wait_ended(self) -> MachineEnd:
+        """Return when the machine has ended, and say how."""
+        ...
+
+    async def kill(self) -> None:
+        """End the machine now; its file tree is kept. No error where it has ended already."""
+        ...
+
+    async def release(self) -> None:
+        """Let go of it without ending it: `Driver.adopt` finds it again, from this process or the next."""
+        ...
+
+
+class Driver(Protocol):
+    """Makes machines on this node."""
+
+    name: str
+
+    async def check(self) -> list[Finding]:
+        """Everything this driver needs of the node."""
+        ...
+
+    async def start(self, spec: MachineSpec) -> Machine:
+        """Start a machine on the sandbox's file tree, made from the template where there is none yet.
+
+        Returns once its agent answers. Raises `MachineUnavailable`; nothing is left half-made then, but a file tree
+        that was there is kept.
+        """
+        ...
+
+    async def adopt(self, sandbox_id: str) -> Machine | None:
+        """The running machine of a sandbox, found again after its host died; None where there is none."""
+        ...
+
+    async def running(self) -> list[str]:
+        """Ids of the sandboxes that have a machine on this node."""
+        ...
+
+    async def remove(self, sandbox_id: str) -> None:
+        """End the sandbox's machine, if any, and remove its file tree. No error where there is neither."""
+        ...
+
+    def tree(self, sandbox_id: str) -> Path | None:
+        """The sandbox's file tree on the host, where the driver has one. Hostile: never follow a link in it."""
+        ...

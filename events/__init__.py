@@ -1,0 +1,1 @@
+"""What happened: event types, the log, the folds from events to state."""
