@@ -45,7 +45,7 @@ CREDIT_PAYLOAD = Struct("!I")
 
 
 class FrameError(ValueError):
-    """Raised when bytes are not a frame: an unknown kind, or a payload above `MAX_PAYLOAD`. The stream is beyond use."""
+    """Raised when bytes are not a frame: an unknown kind, a payload above `MAX_PAYLOAD`. The stream is beyond use."""
 
 
 class Frame(NamedTuple):
@@ -64,7 +64,7 @@ def encode(kind: int, channel: int, payload: bytes = b"") -> bytes:
 
 
 def header(raw: bytes | bytearray | memoryview, offset: int = 0) -> tuple[int, int, int]:
-    """(kind, channel, payload length) of the frame that begins at `offset`; raises `FrameError` where it can't be one."""
+    """(kind, channel, payload length) of the frame that begins at `offset`; raises `FrameError` where there is none."""
     kind, channel, length = HEADER.unpack_from(raw, offset)
     if kind not in KINDS:
         raise FrameError(f"frame of unknown kind {kind}")
