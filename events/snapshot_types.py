@@ -1,0 +1,83 @@
+"""Pauses, snapshots, forks and branches: events of the stream `sandbox-<id>`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from events.payload import Payload
+from events.sandbox_types import Limits
+
+
+class SandboxFrozen(Payload):
+    """The machine keeps its memory and gets no CPU."""
+
+    type: Literal["sandbox.frozen"] = "sandbox.frozen"
+    reason: Literal["idle", "requested", "snapshot"]
+
+
+class SandboxThawed(Payload):
+    """The frozen machine runs again."""
+
+    type: Literal["sandbox.thawed"] = "sandbox.thawed"
+    seconds: float
+
+
+class SandboxSuspended(Payload):
+    """The machine is on disk, as a snapshot; no memory and no process is left of it."""
+
+    type: Literal["sandbox.suspended"] = "sandbox.suspended"
+    reason: Literal["idle", "shutdown", "requested"]
+    snapshot_id: str
+
+
+class SandboxResumed(Payload):
+    """A new machine goes on where the suspended one stopped, memory and processes included."""
+
+    type: Literal["sandbox.resumed"] = "sandbox.resumed"
+    machine_id: str
+    node: str
+    snapshot_id: str
+    seconds: float
+
+
+class SandboxSnapshotted(Payload):
+    """Image and file tree were taken together, while no tool call ran.
+
+    The snapshot is of the state at the version before this event.
+    """
+
+    type: Literal["sandbox.snapshotted"] = "sandbox.snapshotted"
+    snapshot_id: str
+    node: str
+    image_bytes: int
+    """Memory and processes."""
+    tree_digest: str = ""
+    """Of the work tree, where it was computed."""
+    seconds: float
+    """How long the machine stood still."""
+
+
+class SandboxForked(Payload):
+    """Another sandbox was made from this one, as it was at that moment. In the parent's stream."""
+
+    type: Literal["sandbox.forked"] = "sandbox.forked"
+    child: str
+    """Id of the new sandbox, whose stream begins with `sandbox.created` in the same transaction."""
+    snapshot_id: str
+
+
+class SandboxBranched(Payload):
+    """A sandbox that begins at a past version of another. First event of its stream; no machine runs yet."""
+
+    type: Literal["sandbox.branched"] = "sandbox.branched"
+    parent: str
+    """Id of the other sandbox."""
+    parent_version: int
+    """Of the parent's stream: the child's history is the parent's up to here, then its own."""
+    snapshot_id: str
+    """What the rebuild began from."""
+    session_id: str
+    """"" where no session uses it yet."""
+    driver: str
+    template: str
+    limits: Limits
