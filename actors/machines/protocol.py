@@ -1,7 +1,7 @@
 """What a machine driver is: the two protocols that gVisor, QEMU and Firecracker fill.
 
 A `Driver` makes machines on this node; a `Machine` is one running instance. What happens *inside* a machine goes
-through its guest agent (`Machine.guest`), which is the same program for every driver, so a driver says nothing of tools.
+through its guest agent (`Machine.guest`), which is the same program for every driver: a driver says nothing of tools.
 
 A failed machine and a failed command are different things: a command that fails is a `ToolResult` with `is_error`; a
 machine that fails raises `MachineError`.
@@ -127,7 +127,7 @@ class Guest(Protocol):
         ...
 
     async def interrupt(self, call_id: str) -> None:
-        """End a call that runs: SIGINT first, SIGKILL after two seconds. Its `run_tool` then returns an error result."""
+        """End a call that runs: SIGINT, then SIGKILL after two seconds. Its `run_tool` then returns an error result."""
         ...
 
     async def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:

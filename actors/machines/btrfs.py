@@ -1,0 +1,188 @@
+"""File trees as btrfs subvolumes, in a sparse file mounted through a loop device, or on a btrfs disk of your own.
+
+A disk of your own, mounted at `pool` in the storage folder, is used as it is. Otherwise `pool.btrfs` is made and
+mounted there on demand, after every reboot too.
+
+What a sandbox may write is bounded by a quota group. Where the kernel has simple quotas (6.7) these are used: a
+snapshot starts at nothing there, and accounting costs nothing worth the name. Before, the old kind: a snapshot starts
+at what it shares with its template, so that is added to the limit.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import struct
+from pathlib import Path
+from typing import Final
+
+from actors.machines import mounts
+from actors.machines.locks import locked
+from actors.machines.protocol import Finding
+
+_MOUNT_OPTIONS = "nosuid,nodev,noatime"
+# `btrfs quota enable --simple` came with btrfs-progs 6.7, later than the kernel of some distributions.
+_QUOTA_CTL = 0xC0109428  # _IOWR(0x94, 40, struct {u64 command; u64 status})
+_QUOTA_ENABLE = 1
+_QUOTA_ENABLE_SIMPLE = 4
+_FIRST_SUBVOLUME_INODE = 256
+_ROOM_TO_START = 2 * 1024**3
+
+
+class BtrfsVolumes:
+    """The subvolumes of one pool: `templates/<root>` and `sandboxes/<sandbox id>`."""
+
+    kind: Final = "btrfs"
+
+    def __init__(self, storage: Path, pool_bytes: int) -> None:
+        self.storage = storage
+        self.pool = storage / "pool"
+        self.image = storage / "pool.btrfs"
+        self.templates = self.pool / "templates"
+        self._sandboxes = self.pool / "sandboxes"
+        self._pool_bytes = pool_bytes
+        self._simple_quotas: bool | None = None
+
+    def check(self) -> list[Finding]:
+        """The kernel's btrfs, its programs, and room on the disk."""
+        why = "a sandbox's files are a btrfs snapshot, which makes starting and branching a matter of milliseconds"
+        findings = [
+            Finding("btrfs", ok=True, detail="the kernel has it")
+            if mounts.supports("btrfs")
+            else Finding("btrfs", False, "the kernel has no btrfs", why, "modprobe btrfs", required=False)
+        ]
+        missing = [name for name in ("btrfs", "mkfs.btrfs") if shutil.which(name) is None]
+        findings.append(
+            Finding("btrfs-progs", False, f"missing: {', '.join(missing)}", why, "apt-get install btrfs-progs")
+            if missing
+            else Finding("btrfs-progs", ok=True, detail="installed")
+        )
+        return findings
+
+    def prepare(self) -> None:
+        """Mount the pool, made where there is none."""
+        if self._simple_quotas is not None and self._is_mounted():
+            return
+        with locked(self.storage / "pool.lock"):
+            self.storage.chmod(0o700)
+            self.pool.mkdir(exist_ok=True)
+            if not self._is_mounted():
+                if not self.image.exists():
+                    self._make_image()
+                mounts.run(["mount", "-t", "btrfs", "-o", f"loop,{_MOUNT_OPTIONS}", self.image, self.pool])
+            self.templates.mkdir(exist_ok=True)
+            self._sandboxes.mkdir(exist_ok=True)
+            self._simple_quotas = self._enable_quotas()
+
+    def ensure(self, sandbox_id: str, template_root: Path, disk_bytes: int) -> Path:
+        """Snapshot the template; a snapshot is there whole or not at all."""
+        tree = self._sandboxes / sandbox_id
+        if not tree.exists():
+            mounts.run(["btrfs", "subvolume", "snapshot", template_root, tree])
+        # Again for a tree that was there: we may have died between the two, and a limit may have been changed.
+        limit = disk_bytes if self._simple_quotas else disk_bytes + self._referenced(template_root)
+        mounts.run(["btrfs", "qgroup", "limit", str(limit), tree])
+        return tree
+
+    def path(self, sandbox_id: str) -> Path | None:
+        """The subvolume of a sandbox."""
+        if self.image.exists() or self._is_mounted():
+            self.prepare()
+        tree = self._sandboxes / sandbox_id
+        return tree if tree.is_dir() else None
+
+    def remove(self, sandbox_id: str) -> None:
+        """Delete the subvolume, and its quota group with it."""
+        self._delete(self._sandboxes / sandbox_id)
+
+    def sandboxes(self) -> list[str]:
+        """Every sandbox that has a subvolume."""
+        return sorted(entry.name for entry in self._sandboxes.iterdir()) if self._sandboxes.is_dir() else []
+
+    def roots_in_use(self) -> set[str]:
+        """None: a snapshot stands by itself."""
+        return set()
+
+    def new_root(self, name: str) -> Path:
+        """An empty subvolume."""
+        mounts.run(["btrfs", "subvolume", "create", self.templates / name])
+        return self.templates / name
+
+    def clone_root(self, source: str, name: str) -> Path:
+        """A snapshot that may be written."""
+        mounts.run(["btrfs", "subvolume", "snapshot", self.templates / source, self.templates / name])
+        return self.templates / name
+
+    def seal_root(self, name: str) -> None:
+        """Write it to the disk, and make it read-only."""
+        mounts.run(["btrfs", "filesystem", "sync", self.templates / name])
+        mounts.run(["btrfs", "property", "set", "-ts", self.templates / name, "ro", "true"])
+
+    def drop_root(self, name: str) -> None:
+        """Delete the subvolume."""
+        self._delete(self.templates / name)
+
+    def _is_mounted(self) -> bool:
+        mount = mounts.mounted_at(self.pool)
+        if mount is not None and mount.filesystem != "btrfs":
+            raise OSError(f"{self.pool} is a mounted {mount.filesystem}, not btrfs; unmount it, or set another storage")
+        return mount is not None
+
+    def _make_image(self) -> None:
+        free = shutil.disk_usage(self.storage).free
+        if free < _ROOM_TO_START:
+            raise OSError(
+                f"no room on the disk: {self.storage} has {free // 1024**2} MiB free, and the file trees need "
+                f"{_ROOM_TO_START // 1024**2} MiB to begin with; free some, or set another storage"
+            )
+        fresh = self.image.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with fresh.open("wb") as file:
+            file.truncate(self._pool_bytes)
+        # The file lies on a disk that has its own ways to be safe: one copy of the metadata will do.
+        mounts.run(["mkfs.btrfs", "--quiet", "--metadata", "single", "--label", "hourglass", fresh])
+        fresh.replace(self.image)
+
+    def _enable_quotas(self) -> bool:
+        """Whether quotas are of the simple kind, once they are on."""
+        mode = self._quota_mode()
+        if mode is None:
+            fd = os.open(self.pool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(fd, _QUOTA_CTL, struct.pack("QQ", _QUOTA_ENABLE_SIMPLE, 0))
+            except OSError:
+                fcntl.ioctl(fd, _QUOTA_CTL, struct.pack("QQ", _QUOTA_ENABLE, 0))
+            finally:
+                os.close(fd)
+            mode = self._quota_mode()
+        return mode == "squota"
+
+    def _quota_mode(self) -> str | None:
+        """`qgroup`, `squota`, or None where quotas are off."""
+        shown = mounts.run(["btrfs", "filesystem", "show", "--raw", self.pool])
+        uuid = re.search(r"uuid: ([0-9a-f-]{36})", shown)
+        folder = Path("/sys/fs/btrfs") / (uuid.group(1) if uuid else "") / "qgroups"
+        if uuid is None or not folder.is_dir():
+            return None
+        mode = folder / "mode"  # A kernel before 6.7 has one kind and no such file.
+        return mode.read_text(encoding="ascii").strip() if mode.exists() else "qgroup"
+
+    def _referenced(self, subvolume: Path) -> int:
+        """Bytes that a subvolume holds, shared or not."""
+        shown = mounts.run(["btrfs", "qgroup", "show", "--raw", "-f", subvolume])
+        row = re.search(r"^0/\d+\s+(\d+)", shown, re.MULTILINE)
+        if row is None:
+            raise OSError(f"btrfs qgroup show said nothing of {subvolume}")
+        return int(row.group(1))
+
+    def _delete(self, path: Path) -> None:
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return
+        if status.st_ino != _FIRST_SUBVOLUME_INODE:
+            raise OSError(f"{path} is not a btrfs subvolume; remove it by hand if it is not yours")
+        # A template's root is read-only, and may be deleted all the same.
+        mounts.run(["btrfs", "subvolume", "delete", path])

@@ -1,0 +1,189 @@
+"""Control groups of machines: what bounds a machine on the host, counts its out-of-memory kills, and ends it for sure.
+
+A machine's groups are made by us before `runsc` starts: `runsc` only joins groups that it finds, so their counters
+outlive the machine and can say why it ended. All machines together are one group, `hourglass`, which weighs as much as
+one ordinary service: however busy they are, the host's own heartbeats get their turn.
+
+Standard library alone, and little of it: the supervisor of a machine imports this too. Raises `OSError` throughout.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+
+ROOT = "/sys/fs/cgroup"
+PARENT = "hourglass"
+SUPERVISORS = "supervisors"
+CONTROLLERS = ("cpu", "memory", "pids")
+_KILL_SECONDS = 10.0
+_PERIOD_US = 100_000
+
+
+def version() -> int:
+    """1 or 2: the version that has the controllers; 0 where there is neither."""
+    if os.path.exists(f"{ROOT}/cgroup.controllers"):
+        return 2
+    return 1 if all(os.path.isdir(f"{ROOT}/{name}") for name in CONTROLLERS) else 0
+
+
+def missing_controllers() -> list[str]:
+    """Those of `CONTROLLERS` that this node can't give a machine."""
+    if version() == 2:
+        offered = _read(f"{ROOT}/cgroup.controllers").split()
+    else:
+        offered = [name for name in CONTROLLERS if os.path.isdir(f"{ROOT}/{name}")]
+    return [name for name in CONTROLLERS if name not in offered]
+
+
+def create(name: str, *, memory_bytes: int, tasks: int, cpus: float) -> None:
+    """Make the groups of a machine and set their limits. Leaves nothing behind where it fails.
+
+    `tasks` bounds processes and threads on the host, `cpus` is in CPUs of time.
+    """
+    quota = max(int(cpus * _PERIOD_US), 1000)
+    try:
+        if version() == 2:
+            _create_v2(name, memory_bytes, tasks, quota)
+        else:
+            _create_v1(name, memory_bytes, tasks, quota)
+    except OSError:
+        remove(name)
+        raise
+
+
+def processes(name: str) -> set[int]:
+    """Ids of the processes in a machine's groups; empty where there is no such group."""
+    found: set[int] = set()
+    for folder in _folders(name):
+        try:
+            found.update(int(pid) for pid in _read(f"{folder}/cgroup.procs").split())
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENODEV}:
+                raise
+    return found
+
+
+def kill(name: str) -> None:
+    """End every process of a machine, and wait until they are gone. Raises `TimeoutError` after ten seconds."""
+    deadline = time.monotonic() + _KILL_SECONDS
+    pause = 0.001
+    while pids := processes(name):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes of {name} do not end: {sorted(pids)}")
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def oom_kills(name: str) -> int:
+    """How many processes of the machine the kernel has killed for want of memory."""
+    for folder in _folders(name):
+        for file in ("memory.events", "memory.oom_control"):
+            if os.path.exists(f"{folder}/{file}"):
+                counters = dict(line.split() for line in _read(f"{folder}/{file}").splitlines())
+                return int(counters.get("oom_kill", "0"))
+    return 0
+
+
+def remove(name: str) -> None:
+    """Remove a machine's groups, those that `runsc` added included. No error where there are none."""
+    deadline = time.monotonic() + _KILL_SECONDS
+    for folder in _folders(name):
+        while True:
+            try:
+                os.rmdir(folder)
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                # A killed process leaves its group a moment after it is gone from the list.
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.002)
+            else:
+                break
+
+
+def names() -> set[str]:
+    """Machines that have a group on this node, alive or not."""
+    found: set[str] = set()
+    for base in _bases():
+        try:
+            found.update(entry.name for entry in os.scandir(f"{base}/{PARENT}") if entry.is_dir())
+        except FileNotFoundError:
+            continue
+    return found - {SUPERVISORS}
+
+
+def leave_own_group() -> None:
+    """Move this process into the supervisors' group, so that ending its parent's group (a service) does not end it."""
+    if version() == 2:
+        _make_parent_v2()
+    for base in [ROOT] if version() == 2 else [f"{ROOT}/{name}" for name in ("memory", "pids", "systemd")]:
+        if not os.path.isdir(base):
+            continue
+        os.makedirs(f"{base}/{PARENT}/{SUPERVISORS}", exist_ok=True)
+        _write(f"{base}/{PARENT}/{SUPERVISORS}/cgroup.procs", str(os.getpid()))
+
+
+def _create_v1(name: str, memory_bytes: int, tasks: int, quota: int) -> None:
+    for controller in CONTROLLERS:
+        os.makedirs(f"{ROOT}/{controller}/{PARENT}/{name}", exist_ok=True)
+    memory = f"{ROOT}/memory/{PARENT}/{name}"
+    _write(f"{memory}/memory.limit_in_bytes", str(memory_bytes))
+    # Absent where the kernel does not account for swap.
+    if os.path.exists(f"{memory}/memory.memsw.limit_in_bytes"):
+        _write(f"{memory}/memory.memsw.limit_in_bytes", str(memory_bytes))
+    _write(f"{ROOT}/pids/{PARENT}/{name}/pids.max", str(tasks))
+    _write(f"{ROOT}/cpu/{PARENT}/{name}/cpu.cfs_period_us", str(_PERIOD_US))
+    _write(f"{ROOT}/cpu/{PARENT}/{name}/cpu.cfs_quota_us", str(quota))
+
+
+def _create_v2(name: str, memory_bytes: int, tasks: int, quota: int) -> None:
+    _make_parent_v2()
+    folder = f"{ROOT}/{PARENT}/{name}"
+    os.makedirs(folder, exist_ok=True)
+    _write(f"{folder}/memory.max", str(memory_bytes))
+    if os.path.exists(f"{folder}/memory.swap.max"):
+        _write(f"{folder}/memory.swap.max", "0")
+    # Half a machine is of no use to anybody.
+    _write(f"{folder}/memory.oom.group", "1")
+    _write(f"{folder}/pids.max", str(tasks))
+    _write(f"{folder}/cpu.max", f"{quota} {_PERIOD_US}")
+
+
+def _make_parent_v2() -> None:
+    os.makedirs(f"{ROOT}/{PARENT}", exist_ok=True)
+    for folder in (ROOT, f"{ROOT}/{PARENT}"):
+        enabled = _read(f"{folder}/cgroup.subtree_control").split()
+        wanted = [f"+{name}" for name in CONTROLLERS if name not in enabled]
+        if wanted:
+            _write(f"{folder}/cgroup.subtree_control", " ".join(wanted))
+
+
+def _bases() -> list[str]:
+    if version() == 2:
+        return [ROOT]
+    # Each is looked at once: `cpu` and `cpuacct` are often links to one hierarchy.
+    return sorted({os.path.realpath(entry.path) for entry in os.scandir(ROOT) if entry.is_dir()})
+
+
+def _folders(name: str) -> list[str]:
+    folders = [f"{base}/{PARENT}/{name}" for base in _bases()]
+    return [folder for folder in folders if os.path.isdir(folder)]
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()
+
+
+def _write(path: str, value: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(value)

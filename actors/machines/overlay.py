@@ -1,0 +1,157 @@
+"""File trees without btrfs: the kernel's overlay of a template and a disk image for each sandbox.
+
+What a sandbox writes goes to an ext4 file system of its own in a sparse file, whose size is the disk limit. Starting
+costs a `mkfs` and two mounts, and no version of a tree can be kept: that is what `doctor` says of it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Final
+
+from actors.machines import mounts
+from actors.machines.locks import locked
+from actors.machines.protocol import Finding
+
+_OPTIONS = "nosuid,nodev"
+
+
+class OverlayVolumes:
+    """The trees of `overlay` in the storage folder: `templates/<root>`, `sandboxes/<sandbox id>`.
+
+    A sandbox's folder holds `disk.img`, its mount `disk` (with `upper` and `work`), the mount `tree` of both, and
+    `lower.json`, which names the template's root for the next mount.
+    """
+
+    kind: Final = "overlay"
+
+    def __init__(self, storage: Path, templates: Path | None = None) -> None:
+        self.storage = storage
+        self.templates = templates or storage / "overlay" / "templates"
+        self._sandboxes = storage / "overlay" / "sandboxes"
+
+    def check(self) -> list[Finding]:
+        """What the node lacks, and what this kind can't do."""
+        findings = [
+            Finding(
+                "file trees",
+                ok=False,
+                detail="overlay and ext4, because there is no btrfs here",
+                why="sandboxes start slower, and no snapshot of a file tree can be kept",
+                remedy="use a kernel with btrfs, and apt-get install btrfs-progs",
+                required=False,
+            )
+        ]
+        lacking = [name for name in ("overlay", "ext4") if not mounts.supports(name)]
+        if shutil.which("mkfs.ext4") is None:
+            lacking.append("mkfs.ext4")
+        if lacking:
+            why = "without btrfs, a sandbox's files are an overlay of its template and a disk image"
+            findings.append(
+                Finding("overlay", False, f"missing: {', '.join(lacking)}", why, "apt-get install e2fsprogs")
+            )
+        return findings
+
+    def prepare(self) -> None:
+        """Make the folders."""
+        self.templates.mkdir(parents=True, exist_ok=True)
+        self._sandboxes.mkdir(parents=True, exist_ok=True)
+        self.storage.chmod(0o700)
+
+    def ensure(self, sandbox_id: str, template_root: Path, disk_bytes: int) -> Path:
+        """Make the disk image where there is none, and mount both."""
+        home = self._sandboxes / sandbox_id
+        with locked(self.storage / "overlay" / "mount.lock"):
+            if not home.exists():
+                self._make(home, template_root, disk_bytes)
+            return self._mount(home)
+
+    def path(self, sandbox_id: str) -> Path | None:
+        """The mounted tree; mounted again where a reboot has undone that."""
+        home = self._sandboxes / sandbox_id
+        if not home.is_dir():
+            return None
+        with locked(self.storage / "overlay" / "mount.lock"):
+            return self._mount(home)
+
+    def remove(self, sandbox_id: str) -> None:
+        """Unmount both and remove the image. Nothing of the guest's is walked."""
+        home = self._sandboxes / sandbox_id
+        with locked(self.storage / "overlay" / "mount.lock"):
+            self._remove(home)
+
+    def sandboxes(self) -> list[str]:
+        """Every sandbox that has an image."""
+        if not self._sandboxes.is_dir():
+            return []
+        return sorted(entry.name for entry in self._sandboxes.iterdir() if not entry.name.endswith(".new"))
+
+    def roots_in_use(self) -> set[str]:
+        """The lower halves of the trees."""
+        return {Path(self._lower(self._sandboxes / name)).name for name in self.sandboxes()}
+
+    def new_root(self, name: str) -> Path:
+        """An empty folder."""
+        (self.templates / name).mkdir()
+        return self.templates / name
+
+    def clone_root(self, source: str, name: str) -> Path:
+        """A copy made of hard links."""
+        mounts.run(["cp", "--archive", "--link", self.templates / source, self.templates / name], timeout=600)
+        return self.templates / name
+
+    def seal_root(self, name: str) -> None:
+        """Write it to the disk."""
+        mounts.run(["sync", "--file-system", self.templates / name], timeout=600)
+
+    def drop_root(self, name: str) -> None:
+        """Remove the folder."""
+        root = self.templates / name
+        if root.exists():
+            shutil.rmtree(root)
+
+    def _make(self, home: Path, template_root: Path, disk_bytes: int) -> None:
+        fresh = home.with_name(home.name + ".new")
+        self._remove(fresh)
+        fresh.mkdir()
+        with (fresh / "disk.img").open("wb") as file:
+            file.truncate(disk_bytes)
+        # No journal: a sandbox whose node lost power starts from what is there, and the log knows what was done.
+        features = ["-E", "lazy_itable_init=1,nodiscard", "-m", "0", "-O", "^has_journal"]
+        mounts.run(["mkfs.ext4", "-q", *features, fresh / "disk.img"])
+        (fresh / "disk").mkdir()
+        (fresh / "tree").mkdir()
+        (fresh / "lower.json").write_text(json.dumps({"lower": str(template_root)}), encoding="utf-8")
+        fresh.rename(home)
+
+    def _mount(self, home: Path) -> Path:
+        disk, tree = home / "disk", home / "tree"
+        if mounts.mounted_at(disk) is None:
+            mounts.run(["mount", "-t", "ext4", "-o", f"loop,{_OPTIONS}", home / "disk.img", disk])
+        if mounts.mounted_at(tree) is None:
+            (disk / "upper").mkdir(exist_ok=True)
+            (disk / "work").mkdir(exist_ok=True)
+            parts = f"lowerdir={self._lower(home)},upperdir={disk}/upper,workdir={disk}/work,{_OPTIONS}"
+            mounts.run(["mount", "-t", "overlay", "-o", parts, "overlay", tree])
+        return tree
+
+    def _remove(self, home: Path) -> None:
+        """Half-removed it is called `.new`, which nobody takes for a tree."""
+        if not home.exists():
+            return
+        mounts.unmount(home / "tree")
+        mounts.unmount(home / "disk")
+        if home.suffix != ".new":
+            self._remove(home.with_name(home.name + ".new"))
+            home = home.rename(home.with_name(home.name + ".new"))
+        for name in ("lower.json", "disk.img"):
+            (home / name).unlink(missing_ok=True)
+        for name in ("tree", "disk"):
+            if (home / name).exists():
+                (home / name).rmdir()
+        home.rmdir()
+
+    def _lower(self, home: Path) -> str:
+        return str(json.loads((home / "lower.json").read_text(encoding="utf-8"))["lower"])

@@ -1,0 +1,365 @@
+"""The supervisor: a small process for each machine, which holds the machine's stdio and outlives its host.
+
+A program by itself, standard library alone: `python3 -I -S -E supervisor.py` in the machine's folder. It reads one JSON
+object from standard input (see `Config`), starts the machine, listens on the unix socket `sock` there, answers `ok` or
+`error …` on standard output, and lets go of all three. A host that connects speaks to the guest agent through it.
+
+- Only whole frames pass, in both directions, so a host may come and go at any byte.
+- One host at a time: a new one takes the place of the old.
+- With no host there, what the guest says is dropped, so the guest never blocks on an absent reader. The guest agent
+  knows what to keep (see `actors.guest.agent`).
+- While it lives it holds a lock on the file `lock`, from which anybody can learn its process id, and that it lives.
+- When the machine ends, it clears up and writes `exit.json`, then lets go of the host and of the lock.
+
+It dies with nobody: own session, and a parent that has ended already.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+
+if __name__ == "__main__":
+    # `-I -S` leaves only the standard library; our own packages come last, so that they can't shadow it.
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from actors.guest.frames import HEADER_BYTES, FrameError, header
+from actors.machines import cgroups
+
+HIGH_WATER = 1024 * 1024
+"""Bytes that wait for a slow reader before its source is no longer read."""
+STDERR_BYTES = 64 * 1024
+"""What is kept of the machine's standard error; a hostile guest could write for ever."""
+_CHUNK = 256 * 1024
+_LAST_WORDS_SECONDS = 2.0
+_DELETE_SECONDS = 10.0
+
+Config = dict[str, list[str] | str]
+"""`run`: the command line of the machine. `delete`: the one that clears up after it. `group`: its control group.
+`state_glob`: prefix of the files that `run` leaves where it could not clear up by itself."""
+
+
+class Client:
+    """One host on the socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.incoming = bytearray()
+        self.outgoing = bytearray()
+
+
+def whole_frames(buffer: bytearray) -> int:
+    """How many bytes at the start of `buffer` are complete frames; raises `FrameError`."""
+    at = 0
+    while len(buffer) - at >= HEADER_BYTES:
+        length = header(buffer, at)[2]
+        if len(buffer) - at < HEADER_BYTES + length:
+            break
+        at += HEADER_BYTES + length
+    return at
+
+
+class Supervisor:
+    """The relay between one machine and at most one host."""
+
+    def __init__(self, listener: socket.socket, pid: int, stdin: int, stdout: int, stderr: int) -> None:
+        self.listener = listener
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
+        self.client: Client | None = None
+        self.from_guest = bytearray()
+        self.to_guest = bytearray()
+        self.stderr_room = STDERR_BYTES
+        self.stderr_file = os.open("stderr.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        self.fault = ""
+        self.ended = False
+        self.selector = selectors.DefaultSelector()
+        self._watched: dict[int, int] = {}
+
+    def run(self) -> int:
+        """Relay until the machine has ended; its exit code, 128 + n for signal n."""
+        while not self.ended:
+            self._watch()
+            for key, mask in self.selector.select():
+                self._serve(key.fd, mask)
+        self._last_words()
+        _, status = os.waitpid(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        return code if code >= 0 else 128 - code
+
+    def close(self) -> None:
+        """Let go of the host."""
+        if self.client is not None:
+            self.client.socket.close()
+        self.listener.close()
+
+    def _watch(self) -> None:
+        """Read only what there is room for, and write only what there is."""
+        read, write = selectors.EVENT_READ, selectors.EVENT_WRITE
+        client = self.client
+        wanted = {self.listener.fileno(): read, self.pidfd: read}
+        if self.stderr >= 0:
+            wanted[self.stderr] = read
+        if self.stdout >= 0 and (client is None or len(client.outgoing) < HIGH_WATER):
+            wanted[self.stdout] = read
+        if self.stdin >= 0 and self.to_guest:
+            wanted[self.stdin] = write
+        if client is not None:
+            mask = (read if len(self.to_guest) < HIGH_WATER else 0) | (write if client.outgoing else 0)
+            if mask:
+                wanted[client.socket.fileno()] = mask
+        for fd in self._watched.keys() - wanted.keys():
+            self.selector.unregister(fd)
+        for fd, mask in wanted.items():
+            if fd not in self._watched:
+                self.selector.register(fd, mask)
+            elif self._watched[fd] != mask:
+                self.selector.modify(fd, mask)
+        self._watched = wanted
+
+    def _serve(self, fd: int, mask: int) -> None:
+        client = self.client
+        if fd not in self._watched:
+            return  # Closed by an event before it in this round.
+        if fd == self.pidfd:
+            self.ended = True
+        elif fd == self.listener.fileno():
+            self._accept()
+        elif fd == self.stdout:
+            self._read_guest()
+        elif fd == self.stderr:
+            self._read_stderr()
+        elif fd == self.stdin:
+            self._write_guest()
+        elif client is not None and fd == client.socket.fileno():
+            if mask & selectors.EVENT_READ:
+                self._read_client(client)
+            if mask & selectors.EVENT_WRITE and client is self.client:
+                self._write_client(client)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self.listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        self._drop_client()
+        connection.setblocking(False)
+        self.client = Client(connection)
+
+    def _drop_client(self) -> None:
+        if self.client is not None:
+            self._forget(self.client.socket.fileno())
+            self.client.socket.close()
+            self.client = None
+
+    def _forget(self, fd: int) -> None:
+        if self._watched.pop(fd, None) is not None:
+            self.selector.unregister(fd)
+
+    def _read_guest(self) -> bool:
+        """Take one piece of what the guest says; False where there is none now."""
+        try:
+            data = os.read(self.stdout, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._forget(self.stdout)
+            os.close(self.stdout)
+            self.stdout = -1
+            return False
+        if self.fault:
+            return True
+        self.from_guest += data
+        try:
+            whole = whole_frames(self.from_guest)
+        except FrameError as error:
+            # A guest that breaks the framing can't be understood again; what it holds is lost either way.
+            self.fault = f"the guest agent broke the protocol: {error}"
+            os.kill(self.pid, signal.SIGKILL)
+            return True
+        if self.client is not None:
+            self.client.outgoing += self.from_guest[:whole]
+        del self.from_guest[:whole]
+        return True
+
+    def _write_guest(self) -> None:
+        try:
+            sent = os.write(self.stdin, self.to_guest[:_CHUNK])
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            # The machine is about to end, and the process id will say so.
+            self._forget(self.stdin)
+            os.close(self.stdin)
+            self.stdin = -1
+            self.to_guest.clear()
+            return
+        del self.to_guest[:sent]
+
+    def _read_stderr(self) -> None:
+        try:
+            data = os.read(self.stderr, _CHUNK)
+        except BlockingIOError:
+            return
+        if not data:
+            self._forget(self.stderr)
+            os.close(self.stderr)
+            self.stderr = -1
+            return
+        kept = data[: self.stderr_room]
+        self.stderr_room -= os.write(self.stderr_file, kept) if kept else 0
+
+    def _read_client(self, client: Client) -> None:
+        try:
+            data = client.socket.recv(_CHUNK)
+            client.incoming += data
+            whole = whole_frames(client.incoming)
+        except BlockingIOError:
+            return
+        except (ConnectionError, FrameError):
+            self._drop_client()
+            return
+        if not data:
+            self._drop_client()
+            return
+        if self.stdin >= 0:
+            self.to_guest += client.incoming[:whole]
+        del client.incoming[:whole]
+
+    def _write_client(self, client: Client) -> None:
+        try:
+            sent = client.socket.send(client.outgoing[:_CHUNK])
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            self._drop_client()
+            return
+        del client.outgoing[:sent]
+
+    def _last_words(self) -> None:
+        """Pass on what the machine said before it ended, for as long as somebody takes it."""
+        while self.stdout >= 0 and self._read_guest():
+            pass
+        if self.stderr >= 0:
+            self._read_stderr()
+        if self.client is not None and self.client.outgoing:
+            self.client.socket.settimeout(_LAST_WORDS_SECONDS)
+            try:
+                self.client.socket.sendall(self.client.outgoing)
+            except OSError:
+                self._drop_client()
+
+
+def start_machine(command: list[str]) -> tuple[int, int, int, int]:
+    """Start the machine; its process id, and our ends of its standard input, output and error."""
+    stdin, to_guest = os.pipe2(os.O_CLOEXEC)
+    from_guest, stdout = os.pipe2(os.O_CLOEXEC)
+    errors, stderr = os.pipe2(os.O_CLOEXEC)
+    pid = os.posix_spawn(
+        command[0],
+        command,
+        {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, stdin, 0),
+            (os.POSIX_SPAWN_DUP2, stdout, 1),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+        ],
+        setsigdef=[signal.SIGPIPE],
+    )
+    for fd in (stdin, stdout, stderr):
+        os.close(fd)
+    for fd in (to_guest, from_guest, errors):
+        os.set_blocking(fd, False)
+    return pid, to_guest, from_guest, errors
+
+
+def clear_up(config: Config) -> None:
+    """End what is left of the machine's processes and take away what it left on the host."""
+    group = str(config["group"])
+    cgroups.kill(group)
+    folder, prefix = os.path.split(str(config["state_glob"]))
+    if os.path.isdir(folder) and any(name.startswith(prefix) for name in os.listdir(folder)):
+        _run_bounded(list(config["delete"]))
+    cgroups.remove(group)
+
+
+def _run_bounded(command: list[str]) -> None:
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    pid = os.posix_spawn(command[0], command, {}, file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in range(3)])
+    os.close(null)
+    deadline = time.monotonic() + _DELETE_SECONDS
+    while os.waitpid(pid, os.WNOHANG)[0] == 0:
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            break
+        time.sleep(0.01)
+
+
+def write_exit(code: int, fault: str, oom: bool) -> None:
+    """Say how the machine ended, all at once or not at all."""
+    reason = "exited"
+    if os.path.exists("killed"):
+        reason = "killed"
+    elif oom:
+        reason = "out_of_memory"
+    with open("exit.json.new", "w", encoding="utf-8") as file:
+        json.dump({"reason": reason, "exit_code": code, "detail": fault, "ended_at": time.time()}, file)
+    os.replace("exit.json.new", "exit.json")
+
+
+def supervise(config: Config) -> None:
+    """The life of one machine, from `ok` on."""
+    lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # A record lock: others can ask the kernel who holds it, and it goes when we do.
+    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind("sock")
+    listener.listen(8)
+    listener.setblocking(False)
+    supervisor = Supervisor(listener, *start_machine(list(config["run"])))
+    os.write(1, b"ok\n")
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    code = supervisor.run()
+    oom = cgroups.oom_kills(str(config["group"])) > 0
+    try:
+        clear_up(config)
+    except OSError as error:
+        supervisor.fault = supervisor.fault or f"could not clear up: {error}"
+    write_exit(code, supervisor.fault, oom)
+    supervisor.close()
+
+
+def main() -> int:
+    """Leave the process that started us, then supervise."""
+    if os.fork():
+        os._exit(0)
+    try:
+        cgroups.leave_own_group()
+    except OSError as error:
+        # Without it a service manager that ends our host's group ends the machine too, which costs its memory alone.
+        os.write(2, f"stays in the control group of its host: {error}\n".encode())
+    with open(0, "rb", closefd=False) as stdin:
+        text = stdin.read()
+    if not text:
+        return 0  # The host died, or changed its mind, before there was a machine.
+    try:
+        supervise(json.loads(text))
+    except OSError as error:
+        os.write(1, f"error {error}\n".encode())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""File trees: templates, and the trees of sandboxes that are made from them.
+
+Two kinds, behind one protocol. `BtrfsVolumes` (`btrfs.py`) is the one to have: a sandbox's tree is a copy-on-write
+snapshot of its template, and of any version of it a snapshot can be kept. `OverlayVolumes` (`overlay.py`) is what a
+node without btrfs falls back to.
+
+A tree is hostile: its names, links and modes are a guest's. Nothing here opens a path inside one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from actors.machines import mounts
+from actors.machines.btrfs import BtrfsVolumes
+from actors.machines.overlay import OverlayVolumes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from actors.machines.protocol import Finding
+
+Kind = Literal["auto", "btrfs", "overlay"]
+
+
+class Volumes(Protocol):
+    """The file trees of one storage folder. Every method may block, and raises `OSError`."""
+
+    templates: Path
+    """The folder of the templates' roots and manifests. Exists after `prepare`."""
+
+    @property
+    def kind(self) -> Literal["btrfs", "overlay"]:
+        """Which of the two."""
+        ...
+
+    def check(self) -> list[Finding]:
+        """What this kind needs of the node, and what it can't do."""
+        ...
+
+    def prepare(self) -> None:
+        """Make and mount what is needed, once for all processes of the node; quick where it is there."""
+        ...
+
+    def ensure(self, sandbox_id: str, template_root: Path, disk_bytes: int) -> Path:
+        """A sandbox's tree, ready to use: made from the template where there is none, and limited to `disk_bytes` of
+        its own. There is a whole tree afterwards, or none."""
+        ...
+
+    def path(self, sandbox_id: str) -> Path | None:
+        """A sandbox's tree, ready to read; None where there is none."""
+        ...
+
+    def remove(self, sandbox_id: str) -> None:
+        """Remove a sandbox's tree. No error where there is none."""
+        ...
+
+    def sandboxes(self) -> list[str]:
+        """Ids of the sandboxes that have a tree."""
+        ...
+
+    def roots_in_use(self) -> set[str]:
+        """Names of template roots that sandboxes' trees can't do without."""
+        ...
+
+    def new_root(self, name: str) -> Path:
+        """An empty root for a template that is being built."""
+        ...
+
+    def clone_root(self, source: str, name: str) -> Path:
+        """A root with the content of another, to be changed: files are to be replaced in it, not written in place."""
+        ...
+
+    def seal_root(self, name: str) -> None:
+        """Make a root durable and, where the kind can, unchangeable."""
+        ...
+
+    def drop_root(self, name: str) -> None:
+        """Remove a root. No error where there is none."""
+        ...
+
+
+def open_volumes(storage: Path, kind: Kind, pool_bytes: int) -> Volumes:
+    """The file trees of a storage folder; `auto` takes btrfs where the node has it."""
+    if kind == "btrfs" or (kind == "auto" and mounts.supports("btrfs")):
+        return BtrfsVolumes(storage, pool_bytes)
+    return OverlayVolumes(storage)
