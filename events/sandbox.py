@@ -1,0 +1,169 @@
+"""What a sandbox is: the fold of its stream, and what its commands lead to.
+
+`decide(state, command)` gives the events that a command leads to, `evolve(state, data)` the state after an event. Both
+are pure. A command for what is already so decides nothing, since commands are repeated; one that the state does not
+allow raises `IllegalTransition`, and so does an event in a history that can't be.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from events.errors import IllegalTransition
+from events.sandbox_commands import (
+    Command,
+    CompleteCall,
+    Crash,
+    Create,
+    InterruptCall,
+    Kill,
+    Recover,
+    Start,
+    StartCall,
+    Stop,
+)
+from events.sandbox_state import TRANSITIONS, CallStatus, Phase, SandboxCall, SandboxState, evolve, fold, next_phase
+from events.types import (
+    EventData,
+    SandboxCrashed,
+    SandboxCreated,
+    SandboxKilled,
+    SandboxRecovered,
+    SandboxStarted,
+    SandboxStopped,
+    ToolCallCompleted,
+    ToolCallInterrupted,
+    ToolCallStarted,
+)
+
+__all__ = [
+    "TRANSITIONS",
+    "CallStatus",
+    "Command",
+    "CompleteCall",
+    "Crash",
+    "Create",
+    "InterruptCall",
+    "Kill",
+    "Phase",
+    "Recover",
+    "SandboxCall",
+    "SandboxState",
+    "Start",
+    "StartCall",
+    "Stop",
+    "decide",
+    "evolve",
+    "fold",
+]
+
+
+def decide(state: SandboxState, command: Command) -> list[EventData]:
+    """The events that a command leads to; none where it is already so.
+
+    Raises:
+        IllegalTransition: the state does not allow it.
+    """
+    event = _decide(command, state)
+    if event is None:
+        return []
+    next_phase(state, event.type, type(command).__name__)
+    return [event]
+
+
+def _illegal(state: SandboxState, command: Command, because: str) -> IllegalTransition:
+    name = type(command).__name__
+    return IllegalTransition(stream=state.stream, phase=state.phase.value, what=name, because=f": {because}")
+
+
+@singledispatch
+def _decide(command: object, state: SandboxState) -> EventData | None:
+    msg = f"not a sandbox's command: {type(command).__name__}"
+    raise TypeError(msg)
+
+
+@_decide.register
+def _create(command: Create, state: SandboxState) -> EventData | None:
+    if state.phase not in (Phase.ABSENT, Phase.KILLED) and command.session_id == state.session_id:
+        return None
+    return SandboxCreated(
+        session_id=command.session_id, driver=command.driver, template=command.template, limits=command.limits
+    )
+
+
+@_decide.register
+def _start(command: Start, state: SandboxState) -> EventData | None:
+    if state.phase is Phase.RUNNING and command.machine_id == state.machine_id:
+        return None
+    return SandboxStarted(
+        machine_id=command.machine_id,
+        node=command.node,
+        seconds=command.seconds,
+        agent_version=command.agent_version,
+    )
+
+
+@_decide.register
+def _stop(command: Stop, state: SandboxState) -> EventData | None:
+    return None if state.phase is Phase.STOPPED else SandboxStopped(reason=command.reason)
+
+
+@_decide.register
+def _crash(command: Crash, state: SandboxState) -> EventData | None:
+    return None if state.phase is Phase.CRASHED else SandboxCrashed(reason=command.reason, detail=command.detail)
+
+
+@_decide.register
+def _recover(command: Recover, state: SandboxState) -> EventData | None:
+    if state.phase is not Phase.CRASHED and command.machine_id != state.machine_id:
+        raise _illegal(state, command, f"its machine is {state.machine_id or 'none'}, not {command.machine_id}")
+    # A machine that is found again is an event each time, though nothing changes: it tells that a host died.
+    if state.phase is Phase.RUNNING and command.kept == "files":
+        return None
+    return SandboxRecovered(
+        machine_id=command.machine_id, node=command.node, kept=command.kept, seconds=command.seconds
+    )
+
+
+@_decide.register
+def _kill(command: Kill, state: SandboxState) -> EventData | None:
+    return None if state.phase is Phase.KILLED else SandboxKilled(reason=command.reason)
+
+
+@_decide.register
+def _start_call(command: StartCall, state: SandboxState) -> EventData | None:
+    if command.tool_use_id in state.calls:
+        return None
+    return ToolCallStarted(tool_use_id=command.tool_use_id, tool=command.tool, input=command.input)
+
+
+@_decide.register
+def _complete(command: CompleteCall, state: SandboxState) -> EventData | None:
+    if _is_ended(state, command.tool_use_id, CallStatus.COMPLETED, command):
+        return None
+    return ToolCallCompleted(
+        tool_use_id=command.tool_use_id,
+        content=command.content,
+        is_error=command.is_error,
+        seconds=command.seconds,
+        output_bytes=command.output_bytes,
+    )
+
+
+@_decide.register
+def _interrupt(command: InterruptCall, state: SandboxState) -> EventData | None:
+    if _is_ended(state, command.tool_use_id, CallStatus.INTERRUPTED, command):
+        return None
+    return ToolCallInterrupted(tool_use_id=command.tool_use_id, reason=command.reason, content=list(command.content))
+
+
+def _is_ended(state: SandboxState, tool_use_id: str, status: CallStatus, command: Command) -> bool:
+    """Whether a call ended this way already; the first outcome stands, so any other way is refused."""
+    call = state.calls.get(tool_use_id)
+    if call is None:
+        raise _illegal(state, command, f"no call {tool_use_id} was started")
+    if call.status is CallStatus.STARTED:
+        return False
+    if call.status is status:
+        return True
+    raise _illegal(state, command, f"call {tool_use_id} is {call.status.value} already")

@@ -1,0 +1,94 @@
+"""What can be asked of a sandbox."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from events.payload import JsonObject
+    from events.sandbox_types import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Create:
+    """A sandbox for a session, without a machine yet."""
+
+    session_id: str
+    driver: str
+    template: str
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A machine runs for the first time, or again after `Stop`."""
+
+    machine_id: str
+    node: str
+    seconds: float
+    agent_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """The machine was ended on purpose."""
+
+    reason: Literal["shutdown", "requested"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crash:
+    """The machine ended by itself, or was found dead."""
+
+    reason: Literal["out_of_memory", "exited", "lost", "protocol_violation", "unresponsive"]
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recover:
+    """A machine runs again: the same one, found alive, or after `Crash` a new one on the files."""
+
+    machine_id: str
+    node: str
+    kept: Literal["memory_and_files", "files"]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """Machine and files are gone."""
+
+    reason: Literal["session_over", "requested"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartCall:
+    """A call is about to have effects. Where it decides nothing, the call was started before: do not run it."""
+
+    tool_use_id: str
+    tool: str
+    input: JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompleteCall:
+    """A call has its result."""
+
+    tool_use_id: str
+    content: list[JsonObject]
+    is_error: bool
+    seconds: float
+    output_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterruptCall:
+    """A call's own outcome will never be known."""
+
+    tool_use_id: str
+    reason: Literal["user", "machine_lost", "out_of_memory", "host_lost", "thread_terminated"]
+    content: tuple[JsonObject, ...] = ()
+
+
+Command = Create | Start | Stop | Crash | Recover | Kill | StartCall | CompleteCall | InterruptCall
