@@ -1,0 +1,1 @@
+"""The recordings that ship with Hourglass, as `*.jsonl` files."""
