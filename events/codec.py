@@ -12,7 +12,7 @@ optional new field needs neither.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
@@ -41,6 +41,10 @@ class Codec:
         self.models = {str(model.model_fields["type"].default): model for model in models}
         self.versions = {name: model.schema_version for name, model in self.models.items()}
         self._validators = {name: model.__pydantic_validator__.validate_json for name, model in self.models.items()}
+        self.current: dict[tuple[str, int], Callable[[str | bytes | None], EventData]] = {
+            (name, version): cast("Any", self._validators[name]) for name, version in self.versions.items()
+        }
+        """The validators of rows that need no upcasting, by type and schema version."""
         self._upcasters = dict(upcasters)
         for name, newest in self.versions.items():
             for version in range(1, newest):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from events.envelope import Event, NewEvent
+    from events.types import EventData
 
 
 class Expect(Enum):
@@ -105,6 +106,13 @@ class EventLog(Protocol):
         Raises:
             UnknownEventType, EventTooNew: written by a newer Hourglass.
             LogCorrupt: among them `BlobBroken` and `EventInvalid`.
+        """
+        ...
+
+    def read_data(self, stream: str, after_version: int = 0) -> Iterator[EventData]:
+        """What happened in one stream, in order, without the envelopes: all that a fold needs, in half the time.
+
+        Raises as `read`.
         """
         ...
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import singledispatch
 
 from events.errors import IllegalTransition
+from events.life import illegal
 from events.sandbox_commands import (
     Command,
     CompleteCall,
@@ -22,7 +23,7 @@ from events.sandbox_commands import (
     StartCall,
     Stop,
 )
-from events.sandbox_state import TRANSITIONS, CallStatus, Phase, SandboxCall, SandboxState, evolve, fold, next_phase
+from events.sandbox_state import LIFE, TRANSITIONS, CallStatus, Phase, SandboxCall, SandboxState, evolve, fold, load
 from events.types import (
     EventData,
     SandboxCrashed,
@@ -55,6 +56,7 @@ __all__ = [
     "decide",
     "evolve",
     "fold",
+    "load",
 ]
 
 
@@ -67,13 +69,12 @@ def decide(state: SandboxState, command: Command) -> list[EventData]:
     event = _decide(command, state)
     if event is None:
         return []
-    next_phase(state, event.type, type(command).__name__)
+    LIFE.check(state, event.type, type(command).__name__)
     return [event]
 
 
 def _illegal(state: SandboxState, command: Command, because: str) -> IllegalTransition:
-    name = type(command).__name__
-    return IllegalTransition(stream=state.stream, phase=state.phase.value, what=name, because=f": {because}")
+    return illegal(state, type(command).__name__, because)
 
 
 @singledispatch
@@ -116,7 +117,9 @@ def _crash(command: Crash, state: SandboxState) -> EventData | None:
 @_decide.register
 def _recover(command: Recover, state: SandboxState) -> EventData | None:
     if state.phase is not Phase.CRASHED and command.machine_id != state.machine_id:
-        raise _illegal(state, command, f"its machine is {state.machine_id or 'none'}, not {command.machine_id}")
+        raise illegal(
+            state, type(command).__name__, f"its machine is {state.machine_id or 'none'}, not {command.machine_id}"
+        )
     # A machine that is found again is an event each time, though nothing changes: it tells that a host died.
     if state.phase is Phase.RUNNING and command.kept == "files":
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import singledispatch
 
 from events.errors import IllegalTransition
+from events.life import illegal
 from events.session_commands import (
     Attach,
     Claim,
@@ -24,6 +25,7 @@ from events.session_commands import (
     Terminate,
 )
 from events.session_state import (
+    LIFE,
     TRANSITIONS,
     CallStatus,
     Phase,
@@ -31,7 +33,7 @@ from events.session_state import (
     SessionState,
     evolve,
     fold,
-    next_phase,
+    load,
 )
 from events.types import (
     EventData,
@@ -67,6 +69,7 @@ __all__ = [
     "decide",
     "evolve",
     "fold",
+    "load",
 ]
 
 
@@ -79,13 +82,12 @@ def decide(state: SessionState, command: Command) -> list[EventData]:
     event = _decide(command, state)
     if event is None:
         return []
-    next_phase(state, event.type, type(command).__name__)
+    LIFE.check(state, event.type, type(command).__name__)
     return [event]
 
 
-def _illegal(state: SessionState, what: object, because: str) -> IllegalTransition:
-    name = what if isinstance(what, str) else type(what).__name__
-    return IllegalTransition(stream=state.stream, phase=state.phase.value, what=name, because=f": {because}")
+def _illegal(state: SessionState, command: Command, because: str) -> IllegalTransition:
+    return illegal(state, type(command).__name__, because)
 
 
 @singledispatch
@@ -110,7 +112,9 @@ def _claim(command: Claim, state: SessionState) -> EventData | None:
 @_decide.register
 def _attach(command: Attach, state: SessionState) -> EventData | None:
     if command.claim_id != state.claim_id:
-        raise _illegal(state, command, f"it holds claim {state.claim_id or 'none'}, not {command.claim_id}")
+        raise illegal(
+            state, type(command).__name__, f"it holds claim {state.claim_id or 'none'}, not {command.claim_id}"
+        )
     if state.phase is Phase.ATTACHED and command.sandbox_id == state.sandbox_id:
         return None
     return SessionAttached(

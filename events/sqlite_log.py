@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from events.codec import Codec
     from events.envelope import Event, NewEvent
     from events.requests import Waiter
+    from events.types import EventData
 
 _PAGE = 1000
 """Rows read at once: a reader that takes its time holds no snapshot, which would keep the WAL from being emptied."""
@@ -162,6 +163,19 @@ class SqliteLog:
     def read(self, stream: str, after_version: int = 0, limit: int | None = None) -> Iterator[Event]:
         """Events of one stream, in order."""
         return map(self._rows.event, self._pages("stream = ? AND version > ?", "version", after_version, limit, stream))
+
+    def read_data(self, stream: str, after_version: int = 0) -> Iterator[EventData]:
+        """What happened in one stream, in order, without the envelopes."""
+        sql = (
+            "SELECT type, schema_version, data, blob, position FROM events WHERE stream = ? AND version > ? "
+            f"ORDER BY version LIMIT {_PAGE}"
+        )
+        while True:
+            page = self.query(sql, (stream, after_version))
+            yield from self._rows.data(page)
+            if len(page) < _PAGE:
+                return
+            after_version += _PAGE
 
     def read_all(self, after: int = 0, limit: int | None = None) -> Iterator[Event]:
         """Events of the whole log, in order of position."""
