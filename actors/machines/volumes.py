@@ -26,6 +26,7 @@ Kind = Literal["auto", "btrfs", "overlay"]
 class Volumes(Protocol):
     """The file trees of one storage folder. Every method may block, and raises `OSError`."""
 
+    storage: Path
     templates: Path
     """The folder of the templates' roots and manifests. Exists after `prepare`."""
 

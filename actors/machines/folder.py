@@ -1,0 +1,101 @@
+"""A machine's folder on the host: `machines/<sandbox id>` in the storage folder. Ours alone; no guest writes here.
+
+| file | what |
+| --- | --- |
+| `machine.json` | which machine this is; written before anything of it exists |
+| `config.json` | its OCI bundle |
+| `sock`, `lock` | the supervisor's (see `actors.machines.supervisor`) |
+| `killed` | we ended it |
+| `exit.json` | how it ended |
+| `stderr.log`, `supervisor.log` | the last words of both, bounded |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from actors.machines.locks import holder
+from actors.machines.protocol import EndReason, MachineEnd
+
+_LOG_BYTES = 4000
+_DETAIL_CHARACTERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class MachineRecord:
+    """What `machine.json` holds."""
+
+    machine_id: str
+    sandbox_id: str
+    template_root: str
+    """Whose agent is mounted in it."""
+
+
+class MachineFolder:
+    """The folder of one sandbox's machine."""
+
+    def __init__(self, storage: Path, sandbox_id: str) -> None:
+        if not re.fullmatch(r"[a-z0-9-]{1,40}", sandbox_id):
+            raise ValueError(f"{sandbox_id!r} can't name a sandbox: 1 to 40 of a-z, 0-9 and '-'")
+        self.sandbox_id = sandbox_id
+        self.path = storage / "machines" / sandbox_id
+        self.start_lock = storage / "machines" / f"{sandbox_id}.lock"
+
+    def create(self) -> None:
+        """A fresh folder; whatever was there is gone."""
+        self.clear()
+        self.path.mkdir(mode=0o700, parents=True)
+
+    def clear(self) -> None:
+        """Remove the folder. No error where there is none."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+
+    def write(self, name: str, value: object) -> None:
+        """Write a JSON file, all at once or not at all."""
+        fresh = self.path / f"{name}.new"
+        fresh.write_text(json.dumps(value), encoding="utf-8")
+        fresh.replace(self.path / name)
+
+    def write_record(self, record: MachineRecord) -> None:
+        """Say which machine this is."""
+        self.write("machine.json", asdict(record))
+
+    def record(self) -> MachineRecord | None:
+        """Which machine this is, or was; None where there was none."""
+        try:
+            return MachineRecord(**json.loads((self.path / "machine.json").read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None  # Written at once before all else: no file, or a bad one, means there is no machine.
+
+    def supervisor(self) -> int | None:
+        """The process id of the machine's supervisor, which lives as long as its machine; None where there is none."""
+        return holder(self.path / "lock")
+
+    def end(self) -> MachineEnd:
+        """How the machine ended, once its supervisor is gone."""
+        try:
+            told = json.loads((self.path / "exit.json").read_bytes())
+            return MachineEnd(EndReason(told["reason"]), told["exit_code"], told["detail"])
+        except FileNotFoundError:
+            if (self.path / "killed").exists():
+                return MachineEnd(EndReason.KILLED, None, "its supervisor ended with it")
+            return MachineEnd(EndReason.EXITED, None, "its supervisor ended without a word")
+
+    def last_words(self) -> str:
+        """What the machine and its supervisor said on standard error. The guest's own text among it: for display."""
+        said = []
+        for name in ("supervisor.log", "stderr.log"):
+            try:
+                with (self.path / name).open("rb") as file:
+                    file.seek(max(os.fstat(file.fileno()).st_size - _LOG_BYTES, 0))
+                    said.append(file.read(_LOG_BYTES).decode("utf-8", "replace").strip())
+            except FileNotFoundError:
+                continue
+        printable = "".join(char if char.isprintable() else " " for char in " ".join(said).strip())
+        return printable[-_DETAIL_CHARACTERS:]
