@@ -1,0 +1,187 @@
+"""Ray: every actor's options in one place, and what a call to one may mean.
+
+Actors belong to the `hourglass up` that made them and end with it; Ray restarts one that dies under it. A restarted
+actor runs its constructor and nothing else, so starting is recovering: state comes from the log, leases from the
+controller.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from actors.api import connect, forget_credentials
+from actors.controller import Controller
+from actors.host import Host, HostGone
+from actors.queue import WorkQueue
+
+if TYPE_CHECKING:
+    from actors.claim import Claim, Outcome
+    from actors.settings import Settings
+
+NAMESPACE = "hourglass"
+_OBJECT_STORE_BYTES = 96 * 1024**2
+"""Actors exchange messages of some KiB; Ray's default would take a third of the machine's memory."""
+
+_HOST_OPTIONS: dict[str, Any] = {
+    "num_cpus": 0,
+    "max_restarts": -1,
+    "max_concurrency": 10_000,  # each served session is one call that waits
+    "enable_task_events": False,
+}
+_CONTROLLER_OPTIONS: dict[str, Any] = {
+    "num_cpus": 0,
+    "max_restarts": -1,
+    "max_concurrency": 100,
+    "enable_task_events": False,
+}
+
+
+def prepare_process() -> None:
+    """What every process of ours does first: forget inherited keys, and log to standard error, which Ray collects."""
+    forget_credentials()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for chatty in ("httpx", "httpx2", "anthropic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def start_ray(settings: Settings, *, dashboard: bool = False) -> None:
+    """Join the cluster of the settings, or start Ray on this machine, bound to loopback."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    common: dict[str, Any] = {"namespace": NAMESPACE, "logging_level": logging.WARNING}
+    if settings.ray_address is not None:
+        ray.init(address=settings.ray_address, **common)
+        return
+    ray.init(
+        _node_ip_address="127.0.0.1",
+        include_dashboard=dashboard,
+        dashboard_host="127.0.0.1",
+        object_store_memory=_OBJECT_STORE_BYTES,
+        resources={"sandbox": settings.max_sandboxes},
+        **common,
+    )
+
+
+class HostActor(Host):
+    """A host in a Ray actor."""
+
+    def __init__(self, settings: Settings, node: str) -> None:
+        prepare_process()
+        if settings.isolation == "process":
+            from actors.processes import process_actors  # its actors hold handles of this one
+
+            super().__init__(settings, node=node, make_actors=process_actors)
+        else:
+            super().__init__(settings, node=node)
+
+    async def ping(self) -> bool:
+        """Whether its event loop turns."""
+        return True
+
+
+class RayHost:
+    """A `HostHandle` on a `HostActor`."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            return await getattr(self._actor, method).remote(*arguments)
+        except RayActorError as error:
+            raise HostGone(str(error).splitlines()[0]) from error
+
+    async def claim(self, claim: Claim) -> None:
+        """See `Host`."""
+        await self._ask("claim", claim)
+
+    async def serve(self, claim: Claim, tokens: list[str]) -> Outcome:
+        """See `Host`."""
+        outcome: Outcome = await self._ask("serve", claim, tokens)
+        return outcome
+
+    async def cancel(self, claim_id: str) -> None:
+        """See `Host`."""
+        await self._ask("cancel", claim_id)
+
+    async def drain(self) -> None:
+        """See `Host`."""
+        await self._ask("drain")
+
+    async def release(self, claim: Claim, reason: str) -> None:
+        """See `Host`."""
+        await self._ask("release", claim, reason)
+
+    async def lose_lease(self, claim: Claim, reason: str, detail: str) -> None:
+        """See `Host`."""
+        await self._ask("lose_lease", claim, reason, detail)
+
+    async def fail(self, claim: Claim, reason: str, detail: str) -> None:
+        """See `Host`."""
+        await self._ask("fail", claim, reason, detail)
+
+    async def open_claims(self) -> list[Claim]:
+        """See `Host`."""
+        claims: list[Claim] = await self._ask("open_claims")
+        return claims
+
+
+class ControllerActor:
+    """A controller in a Ray actor."""
+
+    def __init__(self, settings: Settings, host: Any, environment_key: str) -> None:
+        prepare_process()
+        self._settings = settings
+        self._host = RayHost(host)
+        self._environment_key = environment_key
+        self._controller: Controller | None = None
+
+    async def run(self) -> None:
+        """Serve until `drain`. Raises `QueueRejected`. Called again after a restart."""
+        settings = self._settings
+        queue = WorkQueue(
+            connect(settings.base_url, self._environment_key),
+            settings.environment_id or "",
+            worker_id=settings.worker_id,
+            block_ms=settings.block_ms,
+            reclaim_older_than_ms=settings.reclaim_older_than_ms,
+        )
+        self._controller = Controller(
+            queue, self._host, environment_key=self._environment_key, max_sessions=settings.max_sandboxes
+        )
+        await self._controller.run()
+
+    async def drain(self, seconds: float) -> None:
+        """Hand everything back; see `Controller.drain`."""
+        if self._controller is not None:
+            await self._controller.drain(seconds)
+
+    async def status(self) -> dict[str, Any]:
+        """Leases in hand."""
+        return self._controller.status() if self._controller is not None else {}
+
+
+def node_name() -> str:
+    """What this node is called in events."""
+    return socket.gethostname()
+
+
+def host_name(settings: Settings) -> str:
+    """The name of this node's host actor for a home."""
+    return f"host-{node_name()}-{settings.home}"
+
+
+def make_host(settings: Settings) -> Any:
+    """The host actor of this node."""
+    return ray.remote(HostActor).options(name=host_name(settings), **_HOST_OPTIONS).remote(settings, node_name())
+
+
+def make_controller(settings: Settings, host: Any, environment_key: str) -> Any:
+    """The controller actor of an environment."""
+    name = f"controller-{settings.environment_id}"
+    return ray.remote(ControllerActor).options(name=name, **_CONTROLLER_OPTIONS).remote(settings, host, environment_key)

@@ -1,0 +1,107 @@
+"""An entity: a stream, the state folded from it, and the one way to change both.
+
+The shell around the pure `decide` and `evolve` of `events`: a command is decided on the folded state, appended with the
+version that this actor believes in, and only then evolved. Whoever was replaced by another actor loses its next append.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from events.envelope import new_events
+from events.errors import StaleEpoch, WrongExpectedVersion
+from events.log import Append
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from actors.journal import Journal
+    from events.envelope import Event
+    from events.types import EventData
+
+StateT = TypeVar("StateT")
+CommandT = TypeVar("CommandT")
+
+
+class Replaced(Exception):
+    """Raised when another actor writes this entity's stream: this one must stop and touch nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fold(Generic[StateT, CommandT]):
+    """The pure half of an entity: a pair of functions of `events`."""
+
+    decide: Callable[[StateT, CommandT], list[EventData]]
+    """What happens; nothing where it has happened already. Raises `IllegalTransition`."""
+    evolve: Callable[[StateT, EventData], StateT]
+    """The state after an event."""
+
+
+class Entity(Generic[StateT, CommandT]):
+    """One session or one sandbox: loaded once, then changed by commands, one at a time."""
+
+    def __init__(
+        self,
+        stream: str,
+        initial: StateT,
+        fold: Fold[StateT, CommandT],
+        journal: Journal,
+        *,
+        epoch: int,
+        correlation_id: str,
+        metadata: Mapping[str, str],
+    ) -> None:
+        self.stream = stream
+        self.state = initial
+        self.version = 0
+        self._fold = fold
+        self._journal = journal
+        self._epoch = epoch
+        self._correlation_id = correlation_id
+        self._metadata = metadata
+        self._turn = asyncio.Lock()
+
+    async def load(self) -> None:
+        """Fold the stream as it is in the log."""
+        async with self._turn:
+            for event in await self._journal.read(self.stream, self.version):
+                self._apply(event)
+
+    async def execute(self, command_id: str, *commands: CommandT, causation_id: str = "") -> list[Event]:
+        """Decide `commands`, append what happened in one transaction, and take it into the state.
+
+        `command_id` must be the same for a repeat of the same commands: a repeat appends nothing. Returns the events,
+        none where nothing was left to happen. Raises `Replaced`, and what `decide` and the log raise.
+        """
+        async with self._turn:
+            state = self.state
+            decided: list[EventData] = []
+            for command in commands:
+                for data in self._fold.decide(state, command):
+                    decided.append(data)
+                    state = self._fold.evolve(state, data)
+            if not decided:
+                return []
+            events = new_events(
+                f"{self.stream}/{command_id}",
+                decided,
+                correlation_id=self._correlation_id,
+                causation_id=causation_id,
+                metadata=self._metadata,
+            )
+            write = Append(self.stream, events, expected=self.version, epoch=self._epoch)
+            try:
+                (appended,) = await self._journal.append(write)
+            except (WrongExpectedVersion, StaleEpoch) as error:
+                raise Replaced(f"{self.stream} is written by another actor: {error}") from error
+            for event in appended:
+                self._apply(event)
+            return appended
+
+    def _apply(self, event: Event) -> None:
+        if event.version <= self.version:
+            return  # the first result of a repeated command
+        self.state = self._fold.evolve(self.state, event.data)
+        self.version = event.version

@@ -1,0 +1,49 @@
+"""A sandbox as a session sees it, wherever it lives: in this process, or in one of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from actors.conversation import ToolCall
+    from actors.outcome import CallOutcome, InterruptReason
+
+
+class SandboxFailed(Exception):
+    """Raised when a sandbox, not a command in it, failed; the message names the cause and the next step."""
+
+
+class SandboxHandle(Protocol):
+    """A sandbox as a session sees it, in this process or in one of its own."""
+
+    sandbox_id: str
+
+    async def start(self) -> None:
+        """See `Sandbox.start`."""
+        ...
+
+    async def run_call(self, call: ToolCall) -> CallOutcome:
+        """See `Sandbox.run_call`."""
+        ...
+
+    async def interrupt(self, tool_use_id: str, reason: InterruptReason) -> None:
+        """See `Sandbox.interrupt`."""
+        ...
+
+    async def write_tree(self, root: str, files: Mapping[str, tuple[bytes, int]]) -> None:
+        """See `Sandbox.write_tree`."""
+        ...
+
+    async def read_file(self, path: str, max_bytes: int) -> bytes:
+        """See `Sandbox.read_file`."""
+        ...
+
+    async def kill(self, reason: Literal["session_over", "requested"]) -> None:
+        """See `Sandbox.kill`."""
+        ...
+
+    async def stop(self, reason: Literal["shutdown", "requested"]) -> None:
+        """See `Sandbox.stop`."""
+        ...

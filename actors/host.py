@@ -1,0 +1,276 @@
+"""A host: what runs a node's sessions and sandboxes, and owns the writer of its log.
+
+With `isolation = "host"` sessions and sandboxes are entities in the host's own process: made in microseconds, each with
+its own queue. With `isolation = "process"` each is a Ray actor (see `actors.isolation`). Either way the host holds one
+handle for each, so that nothing else knows the difference.
+
+A host that dies takes no machine with it: the next one folds the log, finds the machines again, and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+from actors.claim import Claim, Outcome
+from actors.entity import Replaced
+from actors.isolation import Placement, local_actors
+from actors.journal import LocalJournal
+from actors.session import session_entity
+from events import session as fold
+from events.sqlite_log import SqliteLog
+from events.types import SessionClaimed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from actors.handle import SandboxHandle
+    from actors.isolation import Actors, SessionRun
+    from actors.journal import Journal
+    from actors.session import SessionEntity
+    from actors.settings import Settings
+    from events.envelope import Event
+    from events.log import Append
+
+log = logging.getLogger(__name__)
+
+ReleaseReason = Literal["idle", "stop_requested", "shutdown", "abandoned", "not_served"]
+MakeActors = Callable[[Placement, "Journal"], "Actors"]
+LostReason = Literal["precondition_failed", "no_heartbeat_succeeded", "credential_rejected"]
+
+
+class HostGone(Exception):
+    """Raised to whoever asked a host that died, or is being replaced; asking its replacement is safe."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A sandbox that has, or had, a machine on this node."""
+
+    handle: SandboxHandle
+    used_at: float
+
+
+class Host:
+    """The sessions and sandboxes of one node. Open it once, then serve claims until `close`."""
+
+    def __init__(self, settings: Settings, *, node: str, make_actors: MakeActors = local_actors) -> None:
+        self._settings = settings
+        self._node = node
+        settings.home.mkdir(parents=True, exist_ok=True)
+        self._log = SqliteLog(settings.home / "log.db", durability=settings.durability)
+        self._journal = LocalJournal(self._log)
+        self._home_id = _home_id(settings.home)
+        self._epoch = self._log.next_epoch("host")
+        self._metadata = {"node": node, "pid": str(os.getpid()), "version": version("hourglass-agents")}
+        placement = Placement(settings, node, self._epoch, self._metadata)
+        self._actors = make_actors(placement, self._journal)
+        self._sandboxes: dict[str, _Kept] = {}
+        self._runs: dict[str, SessionRun] = {}
+        self._room = asyncio.Lock()
+        self._recovered = False
+
+    @property
+    def epoch(self) -> int:
+        """This host's incarnation: what it writes is refused once a later one has written."""
+        return self._epoch
+
+    async def recover(self) -> None:
+        """Find the machines again that a host before this one left running. Once: later calls return at once."""
+        async with self._room:
+            if self._recovered:
+                return
+            for sandbox_id in await self._actors.running():
+                events = await self._journal.read(f"sandbox-{sandbox_id}")
+                if events:  # else it is another home's, on the same storage
+                    await (await self._sandbox(sandbox_id, events[0].correlation_id)).start()
+            self._recovered = True
+
+    # --- the log, for actors in processes of their own -------------------------------------------------------------
+
+    async def append(self, writes: list[Append]) -> list[list[Event]]:
+        """Append for an actor that has no log of its own."""
+        return await self._journal.append(*writes)
+
+    async def read(self, stream: str, after_version: int) -> list[Event]:
+        """Read for an actor that has no log of its own."""
+        return await self._journal.read(stream, after_version)
+
+    # --- claims ----------------------------------------------------------------------------------------------------
+
+    async def claim(self, claim: Claim) -> None:
+        """Make a claim durable. Before the item is acknowledged: whoever dies after this is found out by the log."""
+        await self._record(
+            claim.session_id,
+            f"{claim.claim_id}/claim",
+            fold.Claim(
+                environment_id=claim.environment_id,
+                work_id=claim.work_id,
+                claim_id=claim.claim_id,
+                worker_id=claim.worker_id,
+                credential=claim.credential,
+            ),
+        )
+
+    async def release(self, claim: Claim, reason: ReleaseReason) -> None:
+        """Record that the item is given back. Before the queue is told."""
+        await self._record(
+            claim.session_id, f"{claim.claim_id}/release", fold.Release(claim_id=claim.claim_id, reason=reason)
+        )
+
+    async def lose_lease(self, claim: Claim, reason: LostReason, detail: str) -> None:
+        """Record that the item is somebody else's."""
+        await self._record(
+            claim.session_id,
+            f"{claim.claim_id}/lose",
+            fold.LoseLease(claim_id=claim.claim_id, reason=reason, detail=detail),
+        )
+
+    async def fail(
+        self, claim: Claim, reason: Literal["credential_rejected", "api_error", "internal"], detail: str
+    ) -> None:
+        """Record that a claim could not be served, for a person to read."""
+        await self._record(
+            claim.session_id, f"{claim.claim_id}/fail", fold.Fail(reason=reason, detail=detail, next_step="")
+        )
+
+    async def open_claims(self) -> list[Claim]:
+        """Claims that the log holds open: made by a controller that is gone."""
+        claims = []
+        for stream in self._log.streams():
+            if not stream.startswith("session-"):
+                continue
+            session_id = stream.removeprefix("session-")
+            events = await self._journal.read(stream)
+            held = fold.fold(fold.SessionState(session_id), events).claim_id
+            claims += [
+                Claim(held, session_id, data.work_id, data.environment_id, data.worker_id, data.credential)
+                for event in events
+                if isinstance(data := event.data, SessionClaimed) and held and data.claim_id == held
+            ]
+        return claims
+
+    async def serve(self, claim: Claim, tokens: list[str]) -> Outcome:
+        """Serve a claim until it ends; `tokens[0]` serves the session, the others may fetch skills.
+
+        Does not raise for what goes wrong with the session: that is an outcome, and recorded.
+        """
+        sandbox_id = self._sandbox_id(claim.session_id)
+        try:
+            await self.recover()
+            await self._make_room(sandbox_id)
+            sandbox = await self._sandbox(sandbox_id, claim.session_id)
+            run = self._runs[claim.claim_id] = await self._actors.session(claim, tokens, sandbox)
+            outcome = await run.outcome()
+            if outcome.session_over:
+                self._sandboxes.pop(sandbox_id, None)
+            return outcome
+        except Replaced as error:
+            log.warning("session is served elsewhere session_id=%s %s", claim.session_id, error)
+            return Outcome("failed", str(error))
+        except Exception as error:
+            # The last resort of one session: a bug in it must neither end the others nor stay unseen.
+            log.exception("session broke session_id=%s", claim.session_id)
+            await self.fail(claim, "internal", f"{type(error).__name__}: {error}"[:500])
+            return Outcome("failed", str(error))
+        finally:
+            self._runs.pop(claim.claim_id, None)
+            if sandbox_id in self._sandboxes:
+                self._sandboxes[sandbox_id].used_at = time.monotonic()
+
+    async def cancel(self, claim_id: str) -> None:
+        """Stop serving a claim now; returns when nothing of it runs but a tool call in the machine."""
+        run = self._runs.get(claim_id)
+        if run is not None:
+            await run.cancel()
+
+    async def drain(self) -> None:
+        """Start no further tool call; each `serve` returns once the call that runs is posted."""
+        await asyncio.gather(*(run.drain() for run in list(self._runs.values())))
+
+    # --- sandboxes -------------------------------------------------------------------------------------------------
+
+    async def read_file(self, session_id: str, path: str, max_bytes: int) -> bytes:
+        """A file of a session's sandbox. Raises `SandboxFailed`, and `OSError` with the guest's reason."""
+        sandbox = await self._sandbox(self._sandbox_id(session_id), session_id)
+        return await sandbox.read_file(path, max_bytes)
+
+    async def status(self) -> dict[str, Any]:
+        """What this host has in hand."""
+        return {
+            "node": self._node,
+            "epoch": self._epoch,
+            "sessions": len(self._runs),
+            "sandboxes": len(self._sandboxes),
+        }
+
+    async def close(self) -> None:
+        """Stop every machine, keep their files, and close the log."""
+        for kept in list(self._sandboxes.values()):
+            try:
+                await kept.handle.stop("shutdown")
+            except Exception:
+                # One machine that can't be stopped must not keep the others from it; the next start finds it.
+                log.exception("sandbox not stopped sandbox_id=%s", kept.handle.sandbox_id)
+        await self._actors.close()
+        self._log.close()
+
+    def _sandbox_id(self, session_id: str) -> str:
+        """The same for the same session in the same home, for ever; no two homes share one on a storage."""
+        return "sbx-" + hashlib.sha256(f"{self._home_id}/{session_id}".encode()).hexdigest()[:16]
+
+    async def _sandbox(self, sandbox_id: str, session_id: str) -> SandboxHandle:
+        kept = self._sandboxes.get(sandbox_id)
+        if kept is None:
+            handle = await self._actors.sandbox(sandbox_id, session_id)
+            kept = self._sandboxes.setdefault(sandbox_id, _Kept(handle, time.monotonic()))
+        return kept.handle
+
+    async def _make_room(self, sandbox_id: str) -> None:
+        """Stop the machine that was used least recently where this node runs as many as it may. Files are kept."""
+        async with self._room:
+            if sandbox_id in self._sandboxes:
+                return
+            busy = {self._sandbox_id(run.claim.session_id) for run in self._runs.values()}
+            idle = sorted(
+                (kept for kept_id, kept in self._sandboxes.items() if kept_id not in busy),
+                key=lambda kept: kept.used_at,
+            )
+            while len(self._sandboxes) >= self._settings.max_sandboxes and idle:
+                kept = idle.pop(0)
+                await kept.handle.stop("requested")
+                self._sandboxes.pop(kept.handle.sandbox_id)
+
+    # --- records ---------------------------------------------------------------------------------------------------
+
+    def _session(self, session_id: str) -> SessionEntity:
+        return session_entity(session_id, self._journal, epoch=self._epoch, metadata=self._metadata)
+
+    async def _record(self, session_id: str, command_id: str, command: fold.Command) -> None:
+        entity = self._session(session_id)
+        await entity.load()
+        await entity.execute(command_id, command)
+
+
+def _home_id(home: Path) -> str:
+    """What tells this home from any other, also from an earlier one at the same path; made at the first start."""
+    path = home / "id"
+    if not path.exists():
+        # Linked into place: of two that make it at once, both read the winner's.
+        mine = home / f".id-{secrets.token_hex(4)}"
+        mine.write_text(secrets.token_hex(16))
+        try:
+            path.hardlink_to(mine)
+        except FileExistsError:
+            log.debug("another process made %s first", path)
+        finally:
+            mine.unlink()
+    return path.read_text()

@@ -1,0 +1,57 @@
+"""`hourglass init`: a self-hosted environment and an agent that works in it, made with the SDK where there is an API key.
+
+The environment's key is made in the Console alone (contract §2), so that is what is left to do by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anthropic import Anthropic, AnthropicError
+
+from actors.api import API_ERRORS, describe
+
+DEFAULT_MODEL = "claude-sonnet-5-5"
+_SYSTEM = (
+    "You work in a sandbox of your own. Your files are in /workspace. Check what you did before you say it is done."
+)
+
+
+class CannotInitialize(Exception):
+    """Raised when the environment or the agent can't be made; `next_step` says what to do about it."""
+
+    def __init__(self, cause: str, next_step: str) -> None:
+        super().__init__(cause)
+        self.next_step = next_step
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was made."""
+
+    environment_id: str
+    agent_id: str
+
+
+def initialize(*, name: str, model: str, base_url: str | None) -> Made:
+    """Make a self-hosted environment and an agent with the six tools, with the credentials that the SDK finds.
+
+    Raises `CannotInitialize`. An environment that was made before the agent failed is archived again.
+    """
+    try:
+        client = Anthropic(base_url=base_url)
+    except AnthropicError as error:
+        raise CannotInitialize(
+            f"no API key: {error}", "set ANTHROPIC_API_KEY; it is used here and never stored"
+        ) from error
+    environment_id = None
+    try:
+        environment_id = client.beta.environments.create(name=name, config={"type": "self_hosted"}).id
+        agent = client.beta.agents.create(
+            name=name, model=model, system=_SYSTEM, tools=[{"type": "agent_toolset_20260401"}]
+        )
+    except API_ERRORS as error:
+        if environment_id is not None:
+            client.beta.environments.archive(environment_id)
+        raise CannotInitialize(describe(error), "check that ANTHROPIC_API_KEY may manage agents") from error
+    return Made(environment_id, agent.id)

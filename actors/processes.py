@@ -1,0 +1,213 @@
+"""`isolation = "process"`: each session and each sandbox in a Ray actor of its own, seen in `ray list actors`.
+
+An actor costs 47 MiB and about a second of CPU to start, and a bug in it, or the kernel's out-of-memory killer, ends
+one session and no other. It reaches the log through its host. A sandbox's machine is no child of its actor, and
+outlives it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import ray
+from ray.exceptions import RayActorError
+
+from actors.api import connect
+from actors.claim import Outcome
+from actors.cluster import prepare_process
+from actors.handle import SandboxFailed
+from actors.isolation import make_session, sandbox_context
+from actors.journal import RemoteJournal
+from actors.machines.drivers import make_driver
+from actors.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from actors.claim import Claim
+    from actors.conversation import ToolCall
+    from actors.handle import SandboxHandle
+    from actors.isolation import Actors, Placement, SessionRun
+    from actors.journal import Journal
+    from actors.outcome import CallOutcome, InterruptReason
+    from actors.session import Session
+
+_SANDBOX_OPTIONS: dict[str, Any] = {
+    "num_cpus": 0,
+    "resources": {"sandbox": 1},
+    "max_concurrency": 100,
+    "enable_task_events": False,
+}
+_SESSION_OPTIONS: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 100, "enable_task_events": False}
+
+
+class SandboxActor:
+    """A sandbox in a Ray actor."""
+
+    def __init__(self, sandbox_id: str, session_id: str, placement: Placement, host: Any) -> None:
+        prepare_process()
+        driver = make_driver(placement.settings)
+        self._sandbox = Sandbox(sandbox_id, session_id, sandbox_context(placement, RemoteJournal(host), driver))
+
+    async def load(self) -> None:
+        """See `Sandbox`."""
+        await self._sandbox.load()
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Any method of `SandboxHandle`, by name: the caller is our own `RemoteSandbox`."""
+        return await getattr(self._sandbox, method)(*arguments)
+
+
+class RemoteSandbox:
+    """A `SandboxHandle` on a `SandboxActor`; a dead actor is a failed sandbox, and its machine is found again later."""
+
+    def __init__(self, sandbox_id: str, actor: Any) -> None:
+        self.sandbox_id = sandbox_id
+        self._actor = actor
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            return await self._actor.call.remote(method, *arguments)
+        except RayActorError as error:
+            raise SandboxFailed(f"the actor of {self.sandbox_id} died; its machine runs on") from error
+
+    async def start(self) -> None:
+        """See `Sandbox`."""
+        await self._call("start")
+
+    async def run_call(self, call: ToolCall) -> CallOutcome:
+        """See `Sandbox`."""
+        outcome: CallOutcome = await self._call("run_call", call)
+        return outcome
+
+    async def interrupt(self, tool_use_id: str, reason: InterruptReason) -> None:
+        """See `Sandbox`."""
+        await self._call("interrupt", tool_use_id, reason)
+
+    async def write_tree(self, root: str, files: Mapping[str, tuple[bytes, int]]) -> None:
+        """See `Sandbox`."""
+        await self._call("write_tree", root, dict(files))
+
+    async def read_file(self, path: str, max_bytes: int) -> bytes:
+        """See `Sandbox`."""
+        content: bytes = await self._call("read_file", path, max_bytes)
+        return content
+
+    async def kill(self, reason: Literal["session_over", "requested"]) -> None:
+        """See `Sandbox`."""
+        await self._call("kill", reason)
+
+    async def stop(self, reason: Literal["shutdown", "requested"]) -> None:
+        """See `Sandbox`."""
+        await self._call("stop", reason)
+
+    def end_actor(self) -> None:
+        """End the actor; the machine, if any, runs on."""
+        ray.kill(self._actor)
+
+
+class SessionActor:
+    """A session in a Ray actor."""
+
+    def __init__(self, claim: Claim, placement: Placement, host: Any) -> None:
+        prepare_process()
+        self._claim = claim
+        self._placement = placement
+        self._host = host
+        self._session: Session | None = None
+
+    async def run(self, tokens: list[str], sandbox: SandboxHandle) -> Outcome:
+        """Serve the claim to its end; raises as `Session.run`."""
+        client = connect(self._placement.settings.base_url, tokens[0])
+        self._session = make_session(
+            self._claim,
+            self._placement,
+            client=client,
+            tokens=tokens,
+            sandbox=sandbox,
+            journal=RemoteJournal(self._host),
+        )
+        try:
+            return await self._session.run()
+        finally:
+            await client.close()
+
+    async def drain(self) -> None:
+        """See `Session`."""
+        if self._session is not None:
+            self._session.drain()
+
+
+class RemoteRun:
+    """A `SessionRun` on a `SessionActor`."""
+
+    def __init__(self, claim: Claim, actor: Any, run: Any) -> None:
+        self.claim = claim
+        self._actor = actor
+        self._run = run
+        self._cancelled = False
+
+    async def outcome(self) -> Outcome:
+        """See `SessionRun`. A dead actor is a failed session, which the queue offers again."""
+        try:
+            outcome: Outcome = await self._run
+        except RayActorError as error:
+            return Outcome("cancelled") if self._cancelled else Outcome("failed", f"the session's actor died: {error}")
+        finally:
+            ray.kill(self._actor)
+        return outcome
+
+    async def cancel(self) -> None:
+        """See `SessionRun`: the process ends, and with it whatever the session was at."""
+        self._cancelled = True
+        ray.kill(self._actor)
+
+    async def drain(self) -> None:
+        """See `SessionRun`."""
+        await self._actor.drain.remote()
+
+
+class ProcessActors:
+    """`Actors` that makes a Ray actor for each session and each sandbox."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+        self._host = ray.get_runtime_context().current_actor
+        self._driver = make_driver(placement.settings)
+        self._sandboxes: list[RemoteSandbox] = []
+
+    async def sandbox(self, sandbox_id: str, session_id: str) -> SandboxHandle:
+        """See `Actors`."""
+        actor = (
+            ray.remote(SandboxActor)
+            .options(name=f"sandbox-{sandbox_id}-{self._placement.epoch}", **_SANDBOX_OPTIONS)
+            .remote(sandbox_id, session_id, self._placement, self._host)
+        )
+        await actor.load.remote()
+        handle = RemoteSandbox(sandbox_id, actor)
+        self._sandboxes.append(handle)
+        return handle
+
+    async def session(self, claim: Claim, tokens: list[str], sandbox: SandboxHandle) -> SessionRun:
+        """See `Actors`."""
+        actor = (
+            ray.remote(SessionActor)
+            .options(name=f"session-{claim.session_id}-{claim.claim_id}", **_SESSION_OPTIONS)
+            .remote(claim, self._placement, self._host)
+        )
+        return RemoteRun(claim, actor, actor.run.remote(tokens, sandbox))
+
+    async def running(self) -> list[str]:
+        """See `Actors`."""
+        return await self._driver.running()
+
+    async def close(self) -> None:
+        """See `Actors`."""
+        for sandbox in self._sandboxes:
+            sandbox.end_actor()
+
+
+def process_actors(placement: Placement, journal: Journal) -> Actors:
+    """For `Host`: the journal is reached through the host's handle instead."""
+    del journal
+    return ProcessActors(placement)

@@ -1,0 +1,51 @@
+"""A running service, from outside: what other commands ask of the `hourglass up` that serves a home."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayError
+
+from actors.cluster import NAMESPACE, host_name
+from actors.up import ADDRESS_FILE, CannotServe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from actors.settings import Settings
+
+_START = "start it with `hourglass up`, or name its home with --home or HOURGLASS_HOME"
+
+
+@contextmanager
+def connected(settings: Settings) -> Iterator[Any]:
+    """The host actor of the service that serves this home. Raises `CannotServe` where none does."""
+    address = settings.home / ADDRESS_FILE
+    if not address.exists():
+        raise CannotServe(f"no service runs on the home {settings.home}", _START)
+    try:
+        ray.init(address=address.read_text(), namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError) as error:
+        raise CannotServe(f"the service on the home {settings.home} does not answer: {error}", _START) from error
+    try:
+        yield ray.get_actor(host_name(settings))
+    except ValueError as error:
+        raise CannotServe(f"the service on the home {settings.home} has no host", _START) from error
+    finally:
+        ray.shutdown()
+
+
+def read_file(settings: Settings, session_id: str, path: str, max_bytes: int) -> bytes:
+    """A file of a session's sandbox. Raises `CannotServe`, and `OSError` with the guest's reason."""
+    with connected(settings) as host:
+        try:
+            content: bytes = ray.get(host.read_file.remote(session_id, path, max_bytes))
+        except RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, OSError):
+                raise cause from error
+            raise CannotServe(f"{path} could not be read: {cause or error}", "run `hourglass sandboxes`") from error
+    return content

@@ -1,0 +1,367 @@
+"""A session: attached to Anthropic's event stream, its tool calls run in its sandbox, their results posted.
+
+One `Session` serves one claim of the work item. What it must do on attaching is read off the log (the table of the
+design): a call that was requested and not started is run; one that was completed and not posted is posted and not run;
+one that was posted is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from actors.api import API_ERRORS, describe, is_rejected_credential, status_of
+from actors.claim import Claim, Outcome, SessionFailed
+from actors.conversation import Conversation
+from actors.entity import Entity, Fold
+from actors.feed import History, follow
+from actors.handle import SandboxFailed
+from actors.post import post_result
+from actors.skills import fetch_skills
+from events import session as fold
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anthropic import AsyncAnthropic
+
+    from actors.conversation import ToolCall
+    from actors.handle import SandboxHandle
+    from actors.journal import Journal
+
+log = logging.getLogger(__name__)
+
+SKILLS_ROOT = "/workspace/skills"
+_NOT_FOUND = 404
+
+
+class _Ended(Exception):
+    """Raised inside to leave the task group with an outcome."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+
+
+SessionEntity = Entity[fold.SessionState, fold.Command]
+_FOLD = Fold[fold.SessionState, fold.Command](fold.decide, fold.evolve)
+
+
+def session_entity(session_id: str, journal: Journal, *, epoch: int, metadata: Mapping[str, str]) -> SessionEntity:
+    """A session's stream and state, not loaded yet."""
+    state = fold.SessionState(session_id)
+    return Entity(state.stream, state, _FOLD, journal, epoch=epoch, correlation_id=session_id, metadata=metadata)
+
+
+class Session:
+    """One claim being served. `run` it once; cancel `run` when the lease is gone or the service stops."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        clients: list[AsyncAnthropic],
+        sandbox: SandboxHandle,
+        journal: Journal,
+        epoch: int,
+        metadata: Mapping[str, str],
+        max_idle: float,
+        max_silence: float,
+    ) -> None:
+        """`clients[0]` serves the session; the others are tried for skills alone."""
+        self.claim = claim
+        self._client = clients[0]
+        self._clients = clients
+        self._sandbox = sandbox
+        self._max_idle = max_idle
+        self._max_silence = max_silence
+        self._entity = session_entity(claim.session_id, journal, epoch=epoch, metadata=metadata)
+        self._talk = Conversation()
+        self._changed = asyncio.Event()
+        self._running: ToolCall | None = None
+        self._handled: set[str] = set()
+        self._history_events: int | None = None
+        self._attached = False
+        self._idle_noted = False
+        self._last_progress = time.monotonic()
+        self.draining = False
+
+    @property
+    def state(self) -> fold.SessionState:
+        """The folded state."""
+        return self._entity.state
+
+    def drain(self) -> None:
+        """Start no further call; `run` returns once the one that runs is posted."""
+        self.draining = True
+        self._changed.set()
+
+    async def run(self) -> Outcome:
+        """Serve the session until its turn is over and nothing more comes, or until it can't be served.
+
+        Raises `Replaced` where another actor serves it.
+        """
+        await self._entity.load()
+        try:
+            return await self._serve()
+        except SessionFailed as failed:
+            await self._record(
+                "fail", fold.Fail(reason=failed.reason, detail=failed.detail, next_step=failed.next_step)
+            )
+            log.error("session failed session_id=%s reason=%s %s", self.claim.session_id, failed.reason, failed.detail)
+            return Outcome("not_served" if failed.hopeless else "failed", failed.detail)
+        except _Ended as ended:
+            return ended.outcome
+
+    async def _serve(self) -> Outcome:
+        session = await self._fetch()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                prepared = tasks.create_task(self._prepare(session.agent.skills), name="prepare")
+                tasks.create_task(self._listen(), name="listen")
+                tasks.create_task(self._dispatch(prepared), name="dispatch")
+                tasks.create_task(self._watch_silence(), name="silence")
+        except ExceptionGroup as group:
+            raise _cause(group) from group
+        raise AssertionError("unreachable: the tasks end by raising")
+
+    # --- before the first call -----------------------------------------------------------------------------------
+
+    async def _fetch(self) -> Any:
+        """The session's resource. Ends where the session is over, or needs what is not served here."""
+        try:
+            session = await self._client.beta.sessions.retrieve(self.claim.session_id)
+        except API_ERRORS as error:
+            if status_of(error) == _NOT_FOUND:
+                await self._over("not_found")
+            raise self._api_failed(error) from error
+        if session.status == "terminated":
+            await self._over("terminated")
+        if any(getattr(resource, "type", None) == "memory_store" for resource in session.resources or []):
+            raise SessionFailed(
+                "memory_store_unsupported",
+                "the session has a memory store attached, and this version of Hourglass does not serve memory stores: "
+                "the agent would work without its memory and nobody would notice",
+                "create the session without the memory_store resource, or serve its environment with the SDK's worker",
+                hopeless=True,
+            )
+        return session
+
+    async def _prepare(self, skills: list[Any]) -> list[str]:
+        """Start the sandbox and put the skills into it, while the history is read. Returns the skills' names."""
+        fetching = asyncio.create_task(fetch_skills(self._clients, skills))
+        try:
+            await self._sandbox.start()
+            fetched = await fetching
+            for skill in fetched:
+                await self._sandbox.write_tree(f"{SKILLS_ROOT}/{skill.name}", skill.files)
+        except SandboxFailed as error:
+            raise _sandbox_failed(error) from error
+        finally:
+            fetching.cancel()
+        return [skill.name for skill in fetched]
+
+    # --- events --------------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Take the history and the stream into the conversation, record what was asked for, wake the dispatcher."""
+        try:
+            async for item in follow(self._client, self.claim.session_id):
+                self._last_progress = time.monotonic()
+                if isinstance(item, History):
+                    for event in item.events:
+                        self._talk.observe(event, live=False)
+                    self._history_events = len(item.events)
+                elif not self._talk.observe(item.event, live=True):
+                    continue
+                if self._talk.ended:
+                    await self._over(self._talk.ended)
+                if self._attached:
+                    await self._note_calls()
+                    await self._stop_answered()
+                self._idle_noted = self._idle_noted and self._talk.turn_is_over()
+                self._changed.set()
+        except API_ERRORS as error:
+            if status_of(error) == _NOT_FOUND:
+                await self._over("deleted")
+            raise self._api_failed(error) from error
+
+    async def _attach(self, skills: list[str]) -> None:
+        """Once sandbox and history are there: record it, and what the history left open."""
+        while self._history_events is None:
+            await self._wait_changed(None)
+            self._changed.clear()
+        await self._record(
+            "attach",
+            fold.Attach(
+                claim_id=self.claim.claim_id,
+                sandbox_id=self._sandbox.sandbox_id,
+                history_events=self._history_events,
+                skills=tuple(skills),
+            ),
+        )
+        for tool_use_id, known in list(self.state.calls.items()):
+            # Ours from an earlier claim, and answered since: the record of the post was lost, not the post.
+            if known.status is fold.CallStatus.REQUESTED and tool_use_id in self._talk.answered:
+                await self._note_posted(tool_use_id, "already_answered", "answered before this claim")
+        self._attached = True
+        await self._note_calls()
+
+    async def _note_calls(self) -> None:
+        """Record every call that is new and open, what was denied, and what turned out to be answered."""
+        for call in self._talk.calls.values():
+            known = self.state.calls.get(call.tool_use_id)
+            if known is None and call.tool_use_id not in self._talk.answered:
+                await self._record_call(
+                    call.tool_use_id,
+                    "request",
+                    fold.RequestToolCall(
+                        tool_use_id=call.tool_use_id,
+                        tool=call.tool,
+                        input=call.input,
+                        thread_id=call.thread_id,
+                        permission="allow" if call.permission == "allow" else "ask",
+                    ),
+                )
+            denied_by = self._talk.denied_by(call)
+            known = self.state.calls.get(call.tool_use_id)
+            open_ = known is not None and known.status is fold.CallStatus.REQUESTED
+            # A call that the dispatcher has in hand is recorded there, with what became of it.
+            if open_ and denied_by is not None and call.tool_use_id not in self._handled:
+                await self._record_call(
+                    call.tool_use_id, "deny", fold.DenyToolCall(tool_use_id=call.tool_use_id, by=denied_by)
+                )
+
+    async def _stop_answered(self) -> None:
+        """End a call whose result nobody wants any more: interrupted by the user, or its thread is gone."""
+        call = self._running
+        if call is None:
+            return
+        denied_by = self._talk.denied_by(call)
+        if denied_by == "thread_terminated":
+            await self._sandbox.interrupt(call.tool_use_id, "thread_terminated")
+        elif denied_by == "server":
+            await self._sandbox.interrupt(call.tool_use_id, "user")
+
+    # --- calls ---------------------------------------------------------------------------------------------------
+
+    async def _dispatch(self, prepared: asyncio.Task[list[str]]) -> None:
+        """One call after the other; between them, end where the turn has been over for long enough."""
+        await self._attach(await prepared)
+        while True:
+            self._changed.clear()
+            if self.draining:
+                raise _Ended(Outcome("idle" if self._talk.turn_is_over() else "shutdown"))
+            call = self._next()
+            if call is not None:
+                await self._serve_call(call)
+                continue
+            if self._talk.turn_is_over():
+                await self._note_idle()
+                await self._wait_changed(self._max_idle)
+                if not self._changed.is_set() and self._talk.turn_is_over():
+                    raise _Ended(Outcome("idle", self._talk.turn_ended))
+            else:
+                await self._wait_changed(None)
+
+    async def _note_idle(self) -> None:
+        """Once for each turn."""
+        if not self._idle_noted:
+            await self._record(f"idle-{self._entity.version}", fold.Idle(stop_reason=self._talk.turn_ended))
+            self._idle_noted = True
+
+    async def _wait_changed(self, timeout: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout)
+
+    def _next(self) -> ToolCall | None:
+        """The first call that may run and that this claim has not handled yet."""
+        for call in self._talk.unanswered():
+            known = self.state.calls.get(call.tool_use_id)
+            open_ = known is not None and known.status is fold.CallStatus.REQUESTED
+            if open_ and call.tool_use_id not in self._handled and self._talk.may_run(call):
+                return call
+        return None
+
+    async def _serve_call(self, call: ToolCall) -> None:
+        self._handled.add(call.tool_use_id)
+        self._running = call
+        try:
+            outcome = await self._sandbox.run_call(call)
+        except SandboxFailed as error:
+            raise _sandbox_failed(error) from error
+        finally:
+            self._running = None
+            self._last_progress = time.monotonic()
+        if self._talk.denied_by(call) is not None:
+            await self._note_posted(
+                call.tool_use_id, "already_answered", "the call was closed at the server while it ran"
+            )
+            return
+        try:
+            posted = await post_result(
+                self._client, self.claim.session_id, call.tool_use_id, outcome.content, is_error=outcome.is_error
+            )
+        except API_ERRORS as error:
+            raise self._api_failed(error) from error
+        await self._note_posted(call.tool_use_id, posted.outcome, posted.detail)
+
+    async def _note_posted(
+        self, tool_use_id: str, outcome: Literal["posted", "already_answered", "refused"], detail: str
+    ) -> None:
+        await self._record_call(
+            tool_use_id, "post", fold.RecordPosted(tool_use_id=tool_use_id, outcome=outcome, detail=detail)
+        )
+        self._last_progress = time.monotonic()
+
+    async def _watch_silence(self) -> None:
+        """Give up a session that holds its lease and gets nowhere (silence, not run time).
+
+        A session that waits for somebody else — a confirmation, a custom tool, the model — is not silent by our doing;
+        one that has a call in hand is, once that call is long past the time that any call may take.
+        """
+        while True:
+            quiet = time.monotonic() - self._last_progress
+            waits_for_us = not self._attached or self._running is not None or self._next() is not None
+            if waits_for_us and quiet > self._max_silence:
+                raise SessionFailed("no_progress", f"no progress for {quiet:.0f} s", "see the host's log")
+            await asyncio.sleep(min(self._max_silence / 4, 30))
+
+    # --- records -------------------------------------------------------------------------------------------------
+
+    async def _record(self, step: str, *commands: fold.Command) -> None:
+        await self._entity.execute(f"{self.claim.claim_id}/{step}", *commands)
+
+    async def _record_call(self, tool_use_id: str, step: str, *commands: fold.Command) -> None:
+        await self._entity.execute(f"{tool_use_id}/{step}", *commands, causation_id=tool_use_id)
+
+    async def _over(self, reason: Literal["terminated", "deleted", "not_found"]) -> None:
+        """The session is over for good, and so is its sandbox."""
+        await self._record("over", fold.Terminate(reason=reason))
+        await self._sandbox.kill("session_over")
+        raise _Ended(Outcome("not_served", f"the session is over: {reason}", session_over=True))
+
+    def _api_failed(self, error: Exception) -> SessionFailed:
+        if is_rejected_credential(error):
+            return SessionFailed(
+                "credential_rejected",
+                describe(error),
+                "check that the environment key is valid and belongs to this environment",
+            )
+        return SessionFailed("api_error", describe(error))
+
+
+def _sandbox_failed(error: SandboxFailed) -> SessionFailed:
+    return SessionFailed("sandbox_failed", str(error), "run `hourglass doctor` on this node")
+
+
+def _cause(group: ExceptionGroup[Exception]) -> Exception:
+    """What ended the tasks: a bug before anything else, then the first of our own endings."""
+    ours, others = group.split((_Ended, SessionFailed))
+    found: ExceptionGroup[Exception] | None = others or ours
+    while isinstance(found, ExceptionGroup) and isinstance(found.exceptions[0], ExceptionGroup):
+        found = found.exceptions[0]
+    return found.exceptions[0] if found is not None else group
