@@ -1,5 +1,33 @@
+# `make demo` and `make test` do all their own set-up on a fresh Debian 12/13 or Ubuntu 24.04.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+export PYTHON VENV
 
-.PHONY: setup demo test lint bench
+.PHONY: help setup demo test lint bench
+
+help:
+	@echo "make setup   everything that this machine needs; quick when done"
+	@echo "make demo    two sessions in two sandboxes, with no key and no network"
+	@echo "make test    the tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   the promised speeds, against their yardsticks"
+
+setup:
+	@actors/setup.sh
+
+demo: setup
+	@$(BIN)/hourglass demo
+
+test: setup
+	@$(BIN)/pytest
+
+# Needs no sandbox, so it needs no root.
+lint:
+	@actors/setup.sh venv
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: setup
+	@$(BIN)/hourglass bench

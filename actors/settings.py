@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     """Name of the template that new sandboxes start from."""
     driver: Literal["gvisor"] = "gvisor"
     """How machines are made."""
+    volumes: Literal["auto", "btrfs", "overlay"] = "auto"
+    """How sandboxes' files are kept: btrfs where the kernel has it, else overlays, which can't be snapshotted."""
     pool_bytes: int = Field(default=256 * 1024**3, ge=1024 * _MIB)
     """Size of the sparse btrfs file of the file trees, used when it is first made. It takes up what is written."""
     limits: Limits = Limits()

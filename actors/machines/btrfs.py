@@ -10,6 +10,7 @@ at what it shares with its template, so that is added to the limit.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -75,6 +76,9 @@ class BtrfsVolumes:
             self.templates.mkdir(exist_ok=True)
             self._sandboxes.mkdir(exist_ok=True)
             self._simple_quotas = self._enable_quotas()
+            # A deleted subvolume leaves its quota group behind, on kernels before 6.13 or so and with simple quotas.
+            with contextlib.suppress(mounts.CommandFailed):
+                mounts.run(["btrfs", "qgroup", "clear-stale", self.pool])
 
     def ensure(self, sandbox_id: str, template_root: Path, disk_bytes: int) -> Path:
         """Snapshot the template; a snapshot is there whole or not at all."""

@@ -4,6 +4,7 @@
 | --- | --- |
 | `machine.json` | which machine this is; written before anything of it exists |
 | `config.json` | its OCI bundle |
+| `orders.json` | what its supervisor is to start, and how to clear up after it |
 | `sock`, `lock` | the supervisor's (see `actors.machines.supervisor`) |
 | `killed` | we ended it |
 | `exit.json` | how it ended |

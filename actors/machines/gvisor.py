@@ -192,7 +192,7 @@ class GvisorDriver:
                 folder.write(
                     "config.json", oci_config(spec, machine_id=record.machine_id, rootfs=rootfs, agent_root=root)
                 )
-                command_supervisor(process, self._supervisor_config(runsc, folder, record.machine_id))
+                command_supervisor(process, folder, self._orders(runsc, folder, record.machine_id))
                 pidfd = open_supervisor(folder)
                 if pidfd is None:
                     raise OSError(f"runsc ended at once: {folder.last_words() or folder.end().detail}")
@@ -221,14 +221,14 @@ class GvisorDriver:
                 break
         return record, root
 
-    def _supervisor_config(self, runsc: Runsc, folder: MachineFolder, machine_id: str) -> supervisor.Config:
+    def _orders(self, runsc: Runsc, folder: MachineFolder, machine_id: str) -> supervisor.Orders:
         state = self.storage / "runsc"
         state.mkdir(mode=0o700, exist_ok=True)
         return {
             "run": runsc.command(state, "run", "--bundle", str(folder.path), machine_id),
             "delete": runsc.command(state, "delete", "--force", machine_id),
             "group": machine_id,
-            "state_glob": str(state / machine_id),
+            "state": str(state / machine_id),
         }
 
     async def _greet(self, folder: MachineFolder, seconds: float) -> Guest:

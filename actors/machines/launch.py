@@ -35,11 +35,12 @@ def spawn_supervisor(folder: MachineFolder) -> subprocess.Popen[bytes]:
         )
 
 
-def command_supervisor(process: subprocess.Popen[bytes], config: supervisor.Config) -> None:
+def command_supervisor(process: subprocess.Popen[bytes], folder: MachineFolder, orders: supervisor.Orders) -> None:
     """Tell it what to start. Returns once the machine is started; raises `OSError` where it can't be."""
+    folder.write(supervisor.ORDERS, orders)
     stdin, stdout = _pipes(process)
     with contextlib.suppress(BrokenPipeError):
-        stdin.write(json.dumps(config).encode())
+        stdin.write(b"go")
         stdin.close()
     answer = stdout.read().decode("utf-8", "replace").strip()
     stdout.close()
@@ -90,9 +91,14 @@ def end_machine(folder: MachineFolder, machine_id: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.close(pidfd)
-    # For a supervisor that died before its machine.
-    cgroups.kill(machine_id)
-    cgroups.remove(machine_id)
+    # For a supervisor that died before its machine: what it would have done.
+    try:
+        orders = json.loads((folder.path / supervisor.ORDERS).read_bytes())
+    except (FileNotFoundError, ValueError):
+        cgroups.kill(machine_id)
+        cgroups.remove(machine_id)
+    else:
+        supervisor.clear_up(orders)
 
 
 def _wait_readable(fd: int, seconds: float) -> bool:

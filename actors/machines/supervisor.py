@@ -1,8 +1,9 @@
 """The supervisor: a small process for each machine, which holds the machine's stdio and outlives its host.
 
-A program by itself, standard library alone: `python3 -I -S -E supervisor.py` in the machine's folder. It reads one JSON
-object from standard input (see `Config`), starts the machine, listens on the unix socket `sock` there, answers `ok` or
-`error …` on standard output, and lets go of all three. A host that connects speaks to the guest agent through it.
+A program by itself, standard library alone: `python3 -I -S -E supervisor.py` in the machine's folder. It waits for a
+word on standard input, reads `orders.json` (see `Orders`), starts the machine, listens on the unix socket `sock`,
+answers `ok` or `error …` on standard output, and lets go of both. A host that connects speaks to the guest agent
+through it.
 
 - Only whole frames pass, in both directions, so a host may come and go at any byte.
 - One host at a time: a new one takes the place of the old.
@@ -40,9 +41,10 @@ _CHUNK = 256 * 1024
 _LAST_WORDS_SECONDS = 2.0
 _DELETE_SECONDS = 10.0
 
-Config = dict[str, list[str] | str]
+ORDERS = "orders.json"
+Orders = dict[str, list[str] | str]
 """`run`: the command line of the machine. `delete`: the one that clears up after it. `group`: its control group.
-`state_glob`: prefix of the files that `run` leaves where it could not clear up by itself."""
+`state`: prefix of the files that `run` leaves where it could not clear up by itself."""
 
 
 class Client:
@@ -280,13 +282,13 @@ def start_machine(command: list[str]) -> tuple[int, int, int, int]:
     return pid, to_guest, from_guest, errors
 
 
-def clear_up(config: Config) -> None:
+def clear_up(orders: Orders) -> None:
     """End what is left of the machine's processes and take away what it left on the host."""
-    group = str(config["group"])
+    group = str(orders["group"])
     cgroups.kill(group)
-    folder, prefix = os.path.split(str(config["state_glob"]))
+    folder, prefix = os.path.split(str(orders["state"]))
     if os.path.isdir(folder) and any(name.startswith(prefix) for name in os.listdir(folder)):
-        _run_bounded(list(config["delete"]))
+        _run_bounded(list(orders["delete"]))
     cgroups.remove(group)
 
 
@@ -315,7 +317,7 @@ def write_exit(code: int, fault: str, oom: bool) -> None:
     os.replace("exit.json.new", "exit.json")
 
 
-def supervise(config: Config) -> None:
+def supervise(orders: Orders) -> None:
     """The life of one machine, from `ok` on."""
     lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     # A record lock: others can ask the kernel who holds it, and it goes when we do.
@@ -324,16 +326,16 @@ def supervise(config: Config) -> None:
     listener.bind("sock")
     listener.listen(8)
     listener.setblocking(False)
-    supervisor = Supervisor(listener, *start_machine(list(config["run"])))
+    supervisor = Supervisor(listener, *start_machine(list(orders["run"])))
     os.write(1, b"ok\n")
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.close(null)
     code = supervisor.run()
-    oom = cgroups.oom_kills(str(config["group"])) > 0
+    oom = cgroups.oom_kills(str(orders["group"])) > 0
     try:
-        clear_up(config)
+        clear_up(orders)
     except OSError as error:
         supervisor.fault = supervisor.fault or f"could not clear up: {error}"
     write_exit(code, supervisor.fault, oom)
@@ -350,11 +352,12 @@ def main() -> int:
         # Without it a service manager that ends our host's group ends the machine too, which costs its memory alone.
         os.write(2, f"stays in the control group of its host: {error}\n".encode())
     with open(0, "rb", closefd=False) as stdin:
-        text = stdin.read()
-    if not text:
-        return 0  # The host died, or changed its mind, before there was a machine.
+        if not stdin.read():
+            return 0  # The host died, or changed its mind, before there was a machine.
     try:
-        supervise(json.loads(text))
+        with open(ORDERS, encoding="utf-8") as file:
+            orders = json.load(file)
+        supervise(orders)
     except OSError as error:
         os.write(1, f"error {error}\n".encode())
         return 1

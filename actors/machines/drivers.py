@@ -1,0 +1,16 @@
+"""The drivers by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from actors.machines.gvisor import GvisorDriver
+
+if TYPE_CHECKING:
+    from actors.machines.protocol import Driver
+    from actors.settings import Settings
+
+
+def make_driver(settings: Settings) -> Driver:
+    """The driver that the settings name. It looks at the node when it is first used, not here."""
+    return GvisorDriver(settings.storage, pool_bytes=settings.pool_bytes)
