@@ -21,7 +21,7 @@ class Library:
         self._recordings: dict[str, Recording] = {}
         for folder in ([SHIPPED] if shipped else []) + list(reversed(folders)):
             if not folder.is_dir():
-                raise RecordingMissing(f"folder {folder}", "give --recordings a folder that exists")
+                raise RecordingMissing(f"folder {folder}", "Give --recordings a folder that exists.")
             self._recordings |= _read(folder)
 
     @property
@@ -38,7 +38,7 @@ class Library:
         try:
             return self._recordings[name]
         except KeyError:
-            raise RecordingMissing(f"named {name!r}", f"name one of: {', '.join(self.names) or 'none'}") from None
+            raise RecordingMissing(f"named {name!r}", f"Name one of: {', '.join(self.names) or 'none'}.") from None
 
 
 def _read(folder: Path) -> dict[str, Recording]:

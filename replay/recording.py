@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from events.errors import HourglassError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -39,70 +41,85 @@ ANSWERS = {
 JsonObject = dict[str, Any]
 
 
-class RecordingError(Exception):
-    """Raised when a recording can't be used; the message names the cause, `next_step` what to do.
+class RecordingError(HourglassError):
+    """A recording can't be used.
 
     RecordingError
-     ├ RecordingMissing
-     ├ RecordingHeaderInvalid
-     ├ RecordingTooNew
-     ├ RecordingLineInvalid
-     ├ RecordingTruncated
-     └ RecordingNameTaken
+     ├── RecordingMissing          nothing of that path or name
+     ├── RecordingUnreadable       the system does not let it be read or written
+     ├── RecordingHeaderInvalid    line 1 is no header
+     ├── RecordingTooNew           written by a newer Hourglass
+     ├── RecordingLineInvalid      a line is no event, or does not fit those before it
+     ├── RecordingTruncated        half-written
+     └── RecordingNameTaken        two of one name
     """
 
-    next_step: str = "record the session again with `hourglass record SESSION -o FILE`"
 
-
+@dataclass(eq=False)
 class RecordingMissing(RecordingError):
-    """Raised when there is no such file, or no recording of that name."""
+    """There is no recording {what}."""
 
-    def __init__(self, what: str, next_step: str) -> None:
-        super().__init__(f"there is no recording {what}")
-        self.next_step = next_step
+    what: str
+    remedy: str = "See `hourglass replay recordings` for those there are."
+    next_step = "{remedy}"
 
 
+@dataclass(eq=False)
+class RecordingUnreadable(RecordingError):
+    """{path}: {reason}."""
+
+    path: str
+    reason: str
+    next_step = "Check the path, its permissions and the room on disk."
+
+
+@dataclass(eq=False)
 class RecordingHeaderInvalid(RecordingError):
-    """Raised when line 1 is not a recording's header."""
+    """{source}, line 1: not a recording's header: {reason}."""
 
-    def __init__(self, source: str, reason: str) -> None:
-        super().__init__(f"{source}, line 1: not a recording's header: {reason}")
-        self.next_step = 'line 1 must be an object like {"recording": 1, "name": "…", "agent": {…}}; ' + self.next_step
+    source: str
+    reason: str
+    next_step = "Record the session again with `hourglass record SESSION -o FILE`, which writes the header."
 
 
+@dataclass(eq=False)
 class RecordingTooNew(RecordingError):
-    """Raised when the file's format is later than this program's."""
+    """{source}: recording format {found}, this Hourglass reads up to {supported}."""
 
-    def __init__(self, source: str, found: int, supported: int) -> None:
-        super().__init__(f"{source}: recording format {found}, this program reads up to {supported}")
-        self.found = found
-        self.supported = supported
-        self.next_step = "update hourglass: `pip install -U hourglass-agents`"
+    source: str
+    found: int
+    supported: int
+    next_step = "Update Hourglass: `pip install -U hourglass-agents`."
 
 
+@dataclass(eq=False)
 class RecordingLineInvalid(RecordingError):
-    """Raised when a line is not a session event that fits those before it."""
+    """{source}, line {line}: {reason}."""
 
-    def __init__(self, source: str, line: int, reason: str) -> None:
-        super().__init__(f"{source}, line {line}: {reason}")
-        self.line = line
-        self.next_step = f"mend line {line}, or record the session again with `hourglass record SESSION -o FILE`"
+    source: str
+    line: int
+    reason: str
+    next_step = "Mend line {line}, or record the session again with `hourglass record SESSION -o FILE`."
 
 
+@dataclass(eq=False)
 class RecordingTruncated(RecordingError):
-    """Raised when a recording was not written to its end."""
+    """{source}, line {line}: the recording is half-written: {reason}."""
 
-    def __init__(self, source: str, line: int, reason: str) -> None:
-        super().__init__(f"{source}, line {line}: the recording is half-written: {reason}")
-        self.line = line
+    source: str
+    line: int
+    reason: str
+    next_step = "Record the session again with `hourglass record SESSION -o FILE`, or copy the file again."
 
 
+@dataclass(eq=False)
 class RecordingNameTaken(RecordingError):
-    """Raised when two files of one folder hold recordings of one name."""
+    """Two recordings are named {name!r}: {first} and {second}."""
 
-    def __init__(self, name: str, first: str, second: str) -> None:
-        super().__init__(f"two recordings are named {name!r}: {first} and {second}")
-        self.next_step = f'change "name" in line 1 of {second}, or take the file away'
+    name: str
+    first: str
+    second: str
+    next_step = 'Change "name" in line 1 of {second}, or take that file away.'
 
 
 class Header(BaseModel):
@@ -179,11 +196,9 @@ def load(path: Path) -> Recording:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise RecordingMissing(f"at {path}", "check the path; `hourglass replay recordings` lists what ships") from None
+        raise RecordingMissing(f"at {path}") from None
     except OSError as error:
-        raise RecordingMissing(
-            f"to be read at {path}: {error.strerror}", "check the path and its permissions"
-        ) from error
+        raise RecordingUnreadable(str(path), f"can't be read: {error.strerror}") from error
     return parse(data, str(path))
 
 
@@ -197,6 +212,13 @@ def write(path: Path, header: Header, events: list[JsonObject]) -> None:
     """Write a recording whole or not at all. Raises RecordingError where what was written would not be read back."""
     data = dump(header.model_copy(update={"events": len(events)}), events)
     parse(data, str(path))
+    try:
+        _replace(path, data)
+    except OSError as error:
+        raise RecordingUnreadable(str(path), f"can't be written: {error.strerror}") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

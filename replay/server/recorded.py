@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import uvicorn
 
+from events.errors import HourglassError
 from replay.library import Library
 from replay.server.app import build
 from replay.server.faults import Fault, Wrong
@@ -29,8 +30,14 @@ _STOP_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
 
 
-class ServerNotStarted(Exception):
-    """Raised when the server could not listen; the message names the cause and the next step."""
+@dataclass(eq=False)
+class ServerNotStarted(HourglassError):
+    """Can't listen on {host}:{port}: {reason}."""
+
+    host: str
+    port: int
+    reason: str
+    next_step = "End what uses the port, or choose a free one with --port 0."
 
 
 class WaitTimedOut(Exception):
@@ -301,9 +308,6 @@ def _listen(port: int) -> socket.socket:
         listener.bind((HOST, port))
     except OSError as error:
         listener.close()
-        message = (
-            f"can't listen on {HOST}:{port}: {error.strerror}; end what uses the port, or choose another: --port 0"
-        )
-        raise ServerNotStarted(message) from error
+        raise ServerNotStarted(HOST, port, error.strerror or str(error)) from error
     listener.listen(128)
     return listener

@@ -160,7 +160,8 @@ class Session:
         self.status = "idle"
         self.stop_reason = stop_reason
         more: JsonObject = {"stop_reason": stop_reason} | ({"stop_details": stop_details} if stop_details else {})
-        self._thread_event(self.primary, "idle", more)
+        own = more | {"stop_reason": self._own_part(stop_reason)}
+        self._thread_event(self.primary, "idle", own)
         self.emit({"type": "session.usage", "usage": self.usage, "budget": self.budget})
         self.emit({"type": "session.status_idle", **more})
         if stop_reason["type"] == "requires_action":
@@ -235,6 +236,12 @@ class Session:
         self.feed.append(event, self.updated_at)
         self.on_change(self, _HOOKS.get(event["type"], ""), event.get("session_thread_id"))
         return event
+
+    def _own_part(self, stop_reason: JsonObject) -> JsonObject:
+        """Of what the session waits for, what its primary thread waits for."""
+        if "event_ids" not in stop_reason:
+            return stop_reason
+        return stop_reason | {"event_ids": [one for one in stop_reason["event_ids"] if not self.calls[one].thread_id]}
 
     def _thread(self, thread_id: str, agent: JsonObject, parent_id: str | None) -> Thread:
         stamp = self.clock.stamp()

@@ -172,11 +172,10 @@ class Sessions:
         name = metadata.get("recording") or agent["metadata"].get("recording") or self.settings.default_recording
         try:
             if name is None:
-                raise RecordingMissing("for this session", "give it the metadata `recording`")
+                raise RecordingMissing("for this session", "Give it the metadata `recording`.")
             return self.library.get(name)
         except RecordingMissing as error:
-            names = ", ".join(self.library.names)
-            raise invalid(f"metadata.recording: {error}; {error.next_step}; this server has {names}") from None
+            raise invalid(f"metadata.recording: {error} {error.advice}") from None
 
     def _resources(self, asked: list[JsonObject], environment: Environment) -> list[JsonObject]:
         if any(one.get("type") != "memory_store" for one in asked):

@@ -40,7 +40,8 @@ async def events(call: Exchange) -> Response:
     found = [
         event
         for event in feed.events
-        if (not types or event["type"] in types) and in_period(feed.created[event["id"]], call.query)
+        if (not types or event["type"] in types)
+        and in_period(event["processed_at"] or feed.created[event["id"]], call.query)
     ]
     return json(_ordered(found, call))
 
