@@ -1,4 +1,4 @@
-"""`hourglass init`: a self-hosted environment and an agent that works in it, made with the SDK where there is an API key.
+"""`hourglass init`: a self-hosted environment and an agent that works in it, made with the SDK and an API key.
 
 The environment's key is made in the Console alone (contract §2), so that is what is left to do by hand.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from anthropic import Anthropic, AnthropicError
 
 from actors.api import API_ERRORS, describe
+from events.errors import HourglassError
 
 DEFAULT_MODEL = "claude-sonnet-5-5"
 _SYSTEM = (
@@ -17,12 +18,13 @@ _SYSTEM = (
 )
 
 
-class CannotInitialize(Exception):
-    """Raised when the environment or the agent can't be made; `next_step` says what to do about it."""
+@dataclass(eq=False)
+class CannotInitialize(HourglassError):
+    """Nothing was made: {cause}."""
 
-    def __init__(self, cause: str, next_step: str) -> None:
-        super().__init__(cause)
-        self.next_step = next_step
+    cause: str
+    step: str
+    next_step = "{step}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,5 +55,7 @@ def initialize(*, name: str, model: str, base_url: str | None) -> Made:
     except API_ERRORS as error:
         if environment_id is not None:
             client.beta.environments.archive(environment_id)
-        raise CannotInitialize(describe(error), "check that ANTHROPIC_API_KEY may manage agents") from error
+        raise CannotInitialize(
+            describe(error), "Check that ANTHROPIC_API_KEY is valid and may manage agents."
+        ) from error
     return Made(environment_id, agent.id)

@@ -11,12 +11,14 @@ import logging
 import random
 import socket
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from anthropic import omit
 
 from actors.api import API_ERRORS, describe, is_fatal, is_rejected_credential, status_of
+from events.errors import HourglassError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,8 +34,14 @@ _PAUSE_MAX_S = 60.0
 _CONFLICT = 409
 
 
-class QueueRejected(Exception):
-    """Raised when the queue refuses this worker for good; the message names the cause and the next step."""
+@dataclass(eq=False)
+class QueueRejected(HourglassError):
+    """The queue of {environment_id} refuses this worker: {reason}."""
+
+    environment_id: str
+    reason: str
+    step: str
+    next_step = "{step}"
 
 
 class WorkQueue:
@@ -105,12 +113,7 @@ class WorkQueue:
         return [item async for item in self.client.beta.environments.work.list(self.environment_id, limit=100)]
 
     def _rejected(self, error: Exception) -> QueueRejected:
+        step = "Check ANTHROPIC_ENVIRONMENT_ID."
         if is_rejected_credential(error):
-            return QueueRejected(
-                f"the queue of {self.environment_id} refuses this key ({describe(error)}). Next: check that the key "
-                "was made for this environment and is not revoked, in the Console under Environments"
-            )
-        return QueueRejected(
-            f"the queue of {self.environment_id} can't be polled ({describe(error)}). "
-            "Next: check ANTHROPIC_ENVIRONMENT_ID"
-        )
+            step = "Check in the Console that the key was made for this environment and is not revoked."
+        return QueueRejected(self.environment_id, describe(error), step)

@@ -135,8 +135,13 @@ class Sandbox:
 
     async def _adopt(self, began: float) -> None:
         """The log says that a machine runs, but not in this process: its host died. Find it, or record the loss."""
-        machine = await self._context.driver.adopt(self.sandbox_id)
-        if machine is None:
+        try:
+            machine = await self._context.driver.adopt(self.sandbox_id)
+        except MachineError as error:
+            # It runs and does not answer; starting a new one ends it.
+            await self._record(fold.Crash(reason="unresponsive", detail=str(error)[:500]))
+            return
+        if machine is None or machine.machine_id != self.state.machine_id:
             await self._record(fold.Crash(reason="lost", detail="no machine was found after its host died"))
             return
         await self._record(

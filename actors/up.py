@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -20,6 +21,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.api import forget_credentials
 from actors.cluster import make_controller, make_host, start_ray
 from actors.queue import QueueRejected
+from events.errors import HourglassError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,12 +37,13 @@ _RESTART_PAUSE_S = 1.0
 _CLOSE_S = 30.0
 
 
-class CannotServe(Exception):
-    """Raised when `up` can't start or go on; `next_step` says what to do about it."""
+@dataclass(eq=False)
+class CannotServe(HourglassError):
+    """{cause}."""
 
-    def __init__(self, cause: str, next_step: str) -> None:
-        super().__init__(cause)
-        self.next_step = next_step
+    cause: str
+    step: str
+    next_step = "{step}"
 
 
 @contextmanager
@@ -151,7 +154,7 @@ async def _keep_running(controller: Any) -> None:
             await controller.run.remote()
             return
         except QueueRejected as error:
-            raise CannotServe(*str(error).split(" Next: ", 1)) from error
+            raise CannotServe(str(error).rstrip("."), error.step) from error
         except RayActorError as error:
             log.warning("the controller died, its replacement goes on: %s", str(error).splitlines()[0])
             await asyncio.sleep(_RESTART_PAUSE_S)
