@@ -42,6 +42,9 @@ Durability = Literal["full", "normal"]
 BUSY_SECONDS = 5.0
 """How long a writer waits for another program's write lock."""
 
+_WAL_PAGES = 4000
+"""Pages of 4 KiB in the WAL before it is written back: at SQLite's 1000, a fifth of the writer's time goes there."""
+
 _PRIMARY_CODE = 0xFF
 """SQLite's extended error codes carry the primary one in their lowest byte."""
 
@@ -112,6 +115,7 @@ def open_for_writing(path: Path, durability: Durability) -> sqlite3.Connection:
             _check_header(connection, path, empty_is_fine=True)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {durability}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
             migrations.apply(Database(connection, execute_plugins=False))
         except BaseException:
             connection.close()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
+from events.chain import seal
 from events.envelope import Event
 from events.errors import EventNotStorable
 from events.log import Expect
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
 
 BLOB_BYTES = 64 * 1024
 """Data above this goes into a blob; metadata above it is refused."""
-
-Outcome = list[list[Event]] | int | BaseException
-"""Of a request: the events of each of its writes, the counted-up epoch, or why not."""
 
 
 class Waiter(Protocol):
@@ -40,9 +39,13 @@ class PreparedEvent:
     event_id: str
     type: str
     schema_version: int
-    data: bytes
+    data: str | None
+    blob: str | None
+    large: bytes
+    """What goes into the blob."""
     metadata: str
-    blob: str | None = None
+    sealed: bytes
+    """As it is hashed; see `events.chain`."""
 
 
 @dataclass(slots=True)
@@ -66,6 +69,47 @@ class Request:
     counter: str = ""
 
 
+@dataclass(slots=True)
+class Placed:
+    """A request's rows, in the order of `events.rows.COLUMNS`, for each of its writes.
+
+    The events are made of them by whoever waits, in its own thread: the writer's time is everybody's.
+    """
+
+    writes: list[tuple[Write, list[tuple[Any, ...]]]]
+
+    def events(self) -> list[list[Event]]:
+        """The events, as reading them would give."""
+        return [
+            [_event(prepared, row) for prepared, row in zip(write.events, rows, strict=True)]
+            for write, rows in self.writes
+        ]
+
+
+Outcome = Placed | list[list[Event]] | int | BaseException
+"""Of a request: new rows, the events of the request that it repeats, the counted-up epoch, or why not."""
+
+
+def _event(prepared: PreparedEvent, row: tuple[Any, ...]) -> Event:
+    position, stream, version, _, event_type, schema_version, recorded_at = row[:7]
+    event = prepared.event
+    return Event(
+        position=position,
+        stream=stream,
+        version=version,
+        event_id=event.event_id,
+        type=event_type,
+        schema_version=schema_version,
+        recorded_at_us=recorded_at,
+        correlation_id=event.correlation_id,
+        causation_id=event.causation_id,
+        epoch=row[9],
+        data=event.data,
+        metadata=event.metadata,
+        hash=row[13],
+    )
+
+
 def prepare(append: Append, codec: Codec) -> Write:
     """Encode an append's events, in the caller's thread.
 
@@ -79,18 +123,28 @@ def prepare(append: Append, codec: Codec) -> Write:
     if isinstance(append.expected, int) and append.expected < 0:
         msg = f"a version is 0 or more, not {append.expected}"
         raise ValueError(msg)
-    prepared = [
-        PreparedEvent(
-            event,
-            str(event.event_id),
-            event.data.type,
-            codec.versions[event.data.type],
-            codec.encode(event.data),
-            _encode_metadata(event) if event.metadata else "{}",
-        )
-        for event in append.events
-    ]
-    return Write(append.stream, prepared, append.expected, append.epoch)
+    return Write(
+        append.stream,
+        [_prepare(append.stream, event, codec) for event in append.events],
+        append.expected,
+        append.epoch,
+    )
+
+
+def _prepare(stream: str, event: NewEvent, codec: Codec) -> PreparedEvent:
+    event_id = str(event.event_id)
+    event_type = event.data.type
+    schema_version = codec.versions[event_type]
+    encoded = codec.encode(event.data)
+    metadata = _encode_metadata(event) if event.metadata else "{}"
+    if len(encoded) > BLOB_BYTES:
+        data, blob, large = None, sha256(encoded).hexdigest(), encoded
+    else:
+        data, blob, large = encoded.decode(), None, b""
+    sealed = seal(
+        stream, event_id, event_type, schema_version, event.correlation_id, event.causation_id, data, blob, metadata
+    )
+    return PreparedEvent(event, event_id, event_type, schema_version, data, blob, large, metadata, sealed)
 
 
 def check_ids(writes: Iterable[Write]) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 from pydantic import ValidationError
 
-from events.chain import row_hash
+from events.chain import link, seal
 from events.codec import CODEC
 from events.envelope import Event
 from events.errors import EventInvalid
@@ -52,7 +52,18 @@ class Row(NamedTuple):
 
     def expected_hash(self, previous: bytes) -> bytes:
         """What `hash` must be after a row with the hash `previous`."""
-        return row_hash(previous, *self[:-1])
+        sealed = seal(
+            self.stream,
+            self.event_id,
+            self.type,
+            self.schema_version,
+            self.correlation_id,
+            self.causation_id,
+            self.data,
+            self.blob,
+            self.metadata,
+        )
+        return link(previous, self.position, self.version, self.recorded_at, self.epoch, sealed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from events.requests import Placed
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,10 +21,16 @@ def settle_futures(settled: Sequence[tuple[Request, Outcome]]) -> None:
         future: Future[Any] = request.token
         # False where it was cancelled: the append happened all the same.
         if future.set_running_or_notify_cancel():
-            if isinstance(outcome, BaseException):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+            _settle(future, outcome)
+
+
+def _settle(future: Future[Any] | asyncio.Future[Any], outcome: Outcome) -> None:
+    if isinstance(outcome, Placed):
+        future.set_result(outcome.events())
+    elif isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 class LoopWaiter:
@@ -41,9 +49,5 @@ class LoopWaiter:
     def _settle(settled: Sequence[tuple[Request, Outcome]]) -> None:
         for request, outcome in settled:
             future: asyncio.Future[Any] = request.token
-            if future.done():
-                continue
-            if isinstance(outcome, BaseException):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+            if not future.done():
+                _settle(future, outcome)

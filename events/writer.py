@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from events.blobs import BlobStore
-from events.chain import GENESIS, row_hash
+from events.chain import GENESIS, link
 from events.database import translate
 from events.envelope import Event
 from events.errors import (
@@ -32,7 +32,7 @@ from events.errors import (
     WrongExpectedVersion,
 )
 from events.log import Expect
-from events.requests import BLOB_BYTES, Outcome, Request
+from events.requests import Outcome, Placed, Request
 from events.rows import COLUMNS, RowReader
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 _BATCH = 4096
 """Appends in one transaction, at most: bounds how long the first of them waits for the last."""
+
+_CROWD = 32
+"""Waiting requests from which on it pays to write them in two transactions."""
 
 _HEADS = 100_000
 """Streams whose last version and epoch are remembered; about 200 bytes each."""
@@ -93,6 +96,7 @@ class Writer:
         self._gate = threading.Lock()
         self._closed = False
         self._heads: dict[str, tuple[int, int]] = {}
+        self._untold: list[tuple[Request, Outcome]] = []
         self._position, self._hash, self._data_version = 0, GENESIS, 0
         self._load_tail()
         self._thread = threading.Thread(target=self._run, name=f"log-writer {path.name}", daemon=True)
@@ -123,27 +127,52 @@ class Writer:
         while going:
             batch, going = self._gather()
             if batch:
-                settled = self._commit(batch)
+                outcomes = self._commit(batch)
                 self._wake()
-                _tell(settled)
+                self._untold = list(zip(batch, outcomes, strict=True))
+        self._tell()
         self._connection.close()
 
     def _gather(self) -> tuple[list[Request], bool]:
-        """Wait for the first request and take all that are there; False after the last one ever."""
+        """Wait for the first request and take all that are there; False after the last one ever.
+
+        Half of many, where nobody waits to be told of the last commit: so two crowds come to take turns, one handing in
+        while the other's transaction is committed, where one crowd would leave the disk idle while it hands in.
+        """
         batch: list[Request] = []
-        request = self._queue.get()
+        limit = _BATCH
         while True:
-            if request is None:
-                return batch, False
-            batch.append(request)
-            if len(batch) >= _BATCH:
-                return batch, True
             try:
                 request = self._queue.get_nowait()
             except Empty:
+                if batch:
+                    return batch, True
+                self._tell()
+                request = self._queue.get()
+            if request is None:
+                return batch, False
+            if not batch and not self._untold:
+                waiting = self._queue.qsize() + 1
+                limit = min(_BATCH, waiting if waiting < _CROWD else waiting // 2)
+            batch.append(request)
+            if len(batch) >= limit:
                 return batch, True
 
-    def _commit(self, batch: list[Request]) -> list[tuple[Request, Outcome]]:
+    def _tell(self) -> None:
+        """Give each waiter the outcomes of the last commit, all in one call: waking a loop costs more than a row.
+
+        They hear of it while the next transaction is being committed, or at once where there is none: that is when this
+        thread needs no Python, so that those who wake up can go on beside it. Told any earlier, they would take the
+        interpreter's lock at the first row of the next transaction, and both would run one after the other.
+        """
+        by_waiter: dict[Waiter, list[tuple[Request, Outcome]]] = {}
+        for request, outcome in self._untold:
+            by_waiter.setdefault(request.waiter, []).append((request, outcome))
+        self._untold = []
+        for waiter, outcomes in by_waiter.items():
+            waiter(outcomes)
+
+    def _commit(self, batch: list[Request]) -> list[Outcome]:
         """Make a batch durable; whatever fails it as a whole is every request's outcome."""
         try:
             self._write_blobs(batch)
@@ -155,16 +184,18 @@ class Writer:
                 self._connection.execute("ROLLBACK")
                 self._connection.execute("BEGIN IMMEDIATE")
                 outcomes, plan = self._write_carefully(batch)
+            self._tell()
             self._connection.execute("COMMIT")
         except BaseException as error:
             failure = translate(error, self._path) if isinstance(error, (sqlite3.Error, OSError)) else error
             self._start_over()
-            return [(request, failure) for request in batch]
+            self._tell()
+            return [failure] * len(batch)
         self._position, self._hash = plan.position, plan.hash
         if len(self._heads) > _HEADS:
             self._heads.clear()
         self._heads.update(plan.heads)
-        return list(zip(batch, outcomes, strict=True))
+        return outcomes
 
     def _start_over(self) -> None:
         """Forget all that a failed transaction may have made wrong; what is in the file holds."""
@@ -204,87 +235,25 @@ class Writer:
                 outcomes.append(outcome)
         return outcomes, plan
 
-    def _place(self, request: Request, plan: _Plan, now: int) -> list[list[Event]]:
+    def _place(self, request: Request, plan: _Plan, now: int) -> Placed:
         """Add a request's rows to the plan, all or, with `_Misfit`, none of them."""
-        placed: dict[str, tuple[int, int]] = {}
+        staged: dict[str, tuple[int, int]] = {}
+        starts: list[int] = []
         for write in request.writes:
             if write.events:
-                version, _ = self._fit(write, placed.get(write.stream) or self._head(write.stream, plan))
-                placed[write.stream] = (version + len(write.events), write.epoch)
-        result = [self._rows(write, plan, now) for write in request.writes]
-        plan.heads.update(placed)
-        return result
-
-    def _rows(self, write: Write, plan: _Plan, now: int) -> list[Event]:
-        """Make a write's rows and events, without any check."""
-        if not write.events:
-            return []
-        stream, epoch = write.stream, write.epoch
-        version, _ = self._head(stream, plan)
-        position, last = plan.position, plan.hash
-        events = []
-        for prepared in write.events:
-            position += 1
-            version += 1
-            event, blob = prepared.event, prepared.blob
-            data = prepared.data.decode() if blob is None else None
-            last = row_hash(
-                last,
-                position,
-                stream,
-                version,
-                prepared.event_id,
-                prepared.type,
-                prepared.schema_version,
-                now,
-                event.correlation_id,
-                event.causation_id,
-                epoch,
-                data,
-                blob,
-                prepared.metadata,
-            )
-            plan.rows.append(
-                (
-                    position,
-                    stream,
-                    version,
-                    prepared.event_id,
-                    prepared.type,
-                    prepared.schema_version,
-                    now,
-                    event.correlation_id,
-                    event.causation_id,
-                    epoch,
-                    data,
-                    blob,
-                    prepared.metadata,
-                    last,
-                )
-            )
-            events.append(
-                Event(
-                    position=position,
-                    stream=stream,
-                    version=version,
-                    event_id=event.event_id,
-                    type=prepared.type,
-                    schema_version=prepared.schema_version,
-                    recorded_at_us=now,
-                    correlation_id=event.correlation_id,
-                    causation_id=event.causation_id,
-                    epoch=epoch,
-                    data=event.data,
-                    metadata=event.metadata,
-                    hash=last,
-                )
-            )
-        plan.position, plan.hash = position, last
-        plan.heads[stream] = (version, epoch)
-        return events
+                version = self._fit(write, staged.get(write.stream) or self._head(write.stream, plan))
+                staged[write.stream] = (version + len(write.events), write.epoch)
+                starts.append(version)
+            else:
+                starts.append(0)
+        plan.heads.update(staged)
+        return Placed(
+            [(write, _rows(write, start, plan, now)) for write, start in zip(request.writes, starts, strict=True)]
+        )
 
     @staticmethod
-    def _fit(write: Write, head: tuple[int, int]) -> tuple[int, int]:
+    def _fit(write: Write, head: tuple[int, int]) -> int:
+        """The version that the stream has, where it is one that the write expects."""
         version, epoch = head
         if write.epoch < epoch:
             raise _Misfit(StaleEpoch(stream=write.stream, epoch=write.epoch, last=epoch))
@@ -299,7 +268,7 @@ class Writer:
                 fits = version == exact
         if not fits:
             raise _Misfit(WrongExpectedVersion(stream=write.stream, expected=write.expected, actual=version))
-        return head
+        return version
 
     def _head(self, stream: str, plan: _Plan) -> tuple[int, int]:
         """Version and epoch of a stream's last event; zeros where there is none."""
@@ -345,8 +314,8 @@ class Writer:
         for request in batch:
             for write in request.writes:
                 for prepared in write.events:
-                    if len(prepared.data) > BLOB_BYTES and prepared.blob is None:
-                        prepared.blob = self._blobs.put(prepared.data)
+                    if prepared.large:
+                        self._blobs.put(prepared.large)
 
     def _notice_strangers(self) -> None:
         """Read the tail again where another program wrote to the file, whatever it wrote, or where a commit failed."""
@@ -366,10 +335,32 @@ class Writer:
         self._position, self._hash, self._data_version = position, digest, data_version
 
 
-def _tell(settled: list[tuple[Request, Outcome]]) -> None:
-    """Give each waiter its outcomes, all in one call: waking an event loop costs more than a row."""
-    by_waiter: dict[Waiter, list[tuple[Request, Outcome]]] = {}
-    for request, outcome in settled:
-        by_waiter.setdefault(request.waiter, []).append((request, outcome))
-    for waiter, outcomes in by_waiter.items():
-        waiter(outcomes)
+def _rows(write: Write, version: int, plan: _Plan, now: int) -> list[tuple[Any, ...]]:
+    """Make a write's rows after this version of its stream, and add them to the plan."""
+    position, last = plan.position, plan.hash
+    rows: list[tuple[Any, ...]] = []
+    for prepared in write.events:
+        position += 1
+        version += 1
+        last = link(last, position, version, now, write.epoch, prepared.sealed)
+        rows.append(
+            (
+                position,
+                write.stream,
+                version,
+                prepared.event_id,
+                prepared.type,
+                prepared.schema_version,
+                now,
+                prepared.event.correlation_id,
+                prepared.event.causation_id,
+                write.epoch,
+                prepared.data,
+                prepared.blob,
+                prepared.metadata,
+                last,
+            )
+        )
+    plan.position, plan.hash = position, last
+    plan.rows += rows
+    return rows
