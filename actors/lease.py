@@ -32,7 +32,7 @@ _TTL_ASSUMED_S = 90.0
 """Until the server tells: short, so that a second worker is never risked for long."""
 _INTERVAL_MAX_S = 30.0
 _INTERVAL_MIN_S = 1.0
-_RETRY_S = 2.0
+_RETRY_S = 1.0
 _HANDOVER_TTL_S = 1
 
 
@@ -135,8 +135,9 @@ class Lease:
 
     async def _keep(self) -> None:
         while not self._ended.done():
-            pause = _RETRY_S if self._failing else self._interval
-            await asyncio.wait([self._ended], timeout=min(pause, self._interval))
+            # Soon after a failure: whether its beat arrived can be told apart only within the lease.
+            pause = min(_RETRY_S, self._ttl / 4) if self._failing else self._interval
+            await asyncio.wait([self._ended], timeout=pause)
             if not self._ended.done():
                 await self._beat()
 
@@ -157,23 +158,27 @@ class Lease:
             # Bounded: the SDK's own timeout is minutes, and the lease would be gone long before.
             answer = await asyncio.wait_for(self._send(), timeout=self._interval)
         except API_ERRORS as error:
-            self._failed(error)
+            if self._is_own_beat(error):
+                log.info("an unanswered heartbeat had arrived work_id=%s", self._work_id)
+                await self._beat()  # at once: how much of its lease is left is not known
+            else:
+                self._failed(error)
             return
         self._last = answer.last_heartbeat
         self._last_success = time.monotonic()
         self._failing = False
-        if answer.ttl_seconds > 0:
-            self._ttl = float(answer.ttl_seconds)
-            self._interval = max(_INTERVAL_MIN_S, min(self._ttl / 2, _INTERVAL_MAX_S))
+        self._granted(answer.ttl_seconds)
         if answer.state in ("stopping", "stopped") or not answer.lease_extended:
             self._finish(LeaseEnd.STOP_REQUESTED, f"state={answer.state}")
+
+    def _granted(self, ttl_seconds: object) -> None:
+        if isinstance(ttl_seconds, int) and ttl_seconds > 0:
+            self._ttl = float(ttl_seconds)
+            self._interval = max(_INTERVAL_MIN_S, min(self._ttl / 2, _INTERVAL_MAX_S))
 
     def _failed(self, error: Exception) -> None:
         detail = describe(error)
         if status_of(error) == 412:
-            if self._is_own_beat(error):
-                log.info("an unanswered heartbeat had arrived work_id=%s", self._work_id)
-                return
             self._finish(LeaseEnd.PRECONDITION_FAILED, detail)
         elif is_fatal(error):
             self._finish(LeaseEnd.CREDENTIAL_REJECTED, detail)
@@ -190,12 +195,15 @@ class Lease:
         """
         state = _current_state(error)
         last = state.get("last_heartbeat")
+        if status_of(error) != 412:
+            return False
         in_lease = time.monotonic() - self._last_success < self._ttl
         if not (self._failing and in_lease and state.get("state") == "active" and isinstance(last, str)):
             return False
         self._last = last
         self._last_success = time.monotonic()
         self._failing = False
+        self._granted(state.get("ttl_seconds"))
         return True
 
 
