@@ -22,7 +22,8 @@ fields are attributes, and the errors survive pickling, since they cross between
     │   ├── EventIdTaken              an id is in the log with another event
     │   ├── EventNotStorable          data that JSON can't carry there and back
     │   ├── UnknownEventType          a row of a type that this version does not know
-    │   └── EventTooNew               a row of a schema that this version does not know
+    │   ├── EventTooNew               a row of a schema that this version does not know
+    │   └── NothingThere              no such stream or position
     └── IllegalTransition             a command or an event that the state does not allow
 """
 
@@ -229,6 +230,15 @@ class EventTooNew(LogError):
     found: int
     supported: int
     next_step = "Upgrade: pip install --upgrade hourglass-agents. `hourglass log show {position}` shows it as it is."
+
+
+@dataclass(eq=False)
+class NothingThere(LogError):
+    """There is no {what} in {path}."""
+
+    path: Path
+    what: str
+    next_step = "`hourglass log tail`, `hourglass sessions` and `hourglass sandboxes` show what there is."
 
 
 @dataclass(eq=False)

@@ -255,6 +255,13 @@ class SqliteLog:
         """`subscribe` for a coroutine."""
         return follow_async(self._tail, self._signal, after, poll=self.read_only, timeout=timeout)
 
+    def subscribe_rows(self, after: int = 0, *, timeout: float | None = None) -> Iterator[Row | CaughtUp]:
+        """`subscribe` for readers that display: rows as they are stored, whatever wrote them."""
+        return follow(self._tail_rows, self._signal, after, poll=self.read_only, timeout=timeout)
+
+    def _tail_rows(self, after: int) -> list[Row]:
+        return list(self.rows(after, _PAGE))
+
     def _tail(self, after: int) -> list[Event]:
         return list(self.read_all(after, _PAGE))
 

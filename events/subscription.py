@@ -10,18 +10,24 @@ import asyncio
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from events.errors import LogClosed
 from events.log import CaughtUp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-
-    from events.envelope import Event
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 POLL_SECONDS = 0.05
 """How often a reader looks at the file of another process: what a person who follows it does not notice."""
+
+
+class _Placed(Protocol):
+    @property
+    def position(self) -> int: ...
+
+
+T = TypeVar("T", bound=_Placed)
 
 
 class Signal:
@@ -96,8 +102,8 @@ class _Patience:
 
 
 def follow(
-    tail: Callable[[int], list[Event]], signal: Signal, after: int, *, poll: bool, timeout: float | None
-) -> Iterator[Event | CaughtUp]:
+    tail: Callable[[int], Sequence[T]], signal: Signal, after: int, *, poll: bool, timeout: float | None
+) -> Iterator[T | CaughtUp]:
     """Yield what `tail(position)` gives, page by page, with a marker whenever it gives nothing more.
 
     Args:
@@ -128,8 +134,8 @@ def follow(
 
 
 async def follow_async(
-    tail: Callable[[int], list[Event]], signal: Signal, after: int, *, poll: bool, timeout: float | None
-) -> AsyncIterator[Event | CaughtUp]:
+    tail: Callable[[int], Sequence[T]], signal: Signal, after: int, *, poll: bool, timeout: float | None
+) -> AsyncIterator[T | CaughtUp]:
     """`follow` for a coroutine; reads in a thread."""
     patience = _Patience(poll, timeout)
     fresh = True

@@ -1,0 +1,81 @@
+"""The `hourglass` command: it gathers the commands of every installed package and says what goes wrong in one way.
+
+Packages name their commands as entry points of the group `hourglass.commands`: a function that takes the root app and
+adds to it. So this module imports no other package, and reading a log works where the others can't be imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import entry_points, version
+from typing import Annotated
+
+import typer
+
+from events import commands_log
+from events.commands_entities import sandboxes, sessions
+from events.console import clean, is_ours, report
+
+_GROUP = "hourglass.commands"
+_DISTRIBUTION = "hourglass-agents"
+_BROKEN_PIPE_EXIT = 141
+"""What a shell reports of a program that died of SIGPIPE."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands that read the log."""
+    app.command()(sessions)
+    app.command()(sandboxes)
+    app.add_typer(commands_log.app)
+
+
+def build() -> typer.Typer:
+    """The root app, with the commands of every package that can be imported."""
+    app = typer.Typer(
+        name="hourglass",
+        help="The hands of Claude Managed Agents: every session in a sandbox of its own, every change an event.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    app.callback()(_root)
+    for entry_point in sorted(entry_points(group=_GROUP), key=lambda one: one.name):
+        try:
+            entry_point.load()(app)
+        except Exception as error:
+            # Whatever it is, the other packages' commands must go on working, the log's above all.
+            cause = clean(f"{type(error).__name__}: {error}", 200)
+            sys.stderr.write(f"warning: the commands of {entry_point.name} are missing: {cause}\n")
+    return app
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 an error of ours, 2 wrong usage."""
+    app = build()
+    try:
+        app()
+    except BrokenPipeError:
+        # Whoever read stdout has seen enough; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_BROKEN_PIPE_EXIT)
+    except Exception as error:
+        if not is_ours(error):
+            raise
+        report(error, as_json="--json" in sys.argv[1:])
+        sys.exit(1)
+
+
+def _root(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda on: _version(on)),
+    ] = False,
+) -> None:
+    pass
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hourglass {version(_DISTRIBUTION)}")
+        raise typer.Exit
