@@ -1,0 +1,67 @@
+"""Start the agent: `python3 -I -S -B .../actors/guest/__main__.py [--workdir DIR]`.
+
+The stream is standard input and output. Both are moved away at once: no program of a tool may ever hold them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+WORKDIR = "/workspace"
+
+
+def take_stream() -> tuple[int, int]:
+    """Move the stream to descriptors that no child inherits, and put nothing in its place."""
+    import fcntl
+
+    # Above those of any program, and close-on-exec.
+    stream_in = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 10)
+    stream_out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 10)
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    os.close(nothing)
+    return stream_in, stream_out
+
+
+def set_up_machine(workdir: str) -> None:
+    """What the first process of a machine owes the others."""
+    import resource
+    import signal
+
+    os.umask(0o022)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGTSTP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    os.makedirs(workdir, exist_ok=True)
+
+
+def main(argv: list[str]) -> int:
+    """Serve the stream until it ends; 0 then."""
+    workdir = argv[argv.index("--workdir") + 1] if "--workdir" in argv else WORKDIR
+    is_init = os.getpid() == 1
+    stream_in, stream_out = take_stream()
+    if is_init:
+        set_up_machine(workdir)
+    if ROOT not in sys.path:
+        sys.path.insert(0, ROOT)
+    from actors.guest.agent import Agent, StreamEnded
+
+    env = {"PATH": os.environ.get("PATH", PATH) if not is_init else PATH, "LANG": "C.UTF-8", "TERM": "dumb"}
+    env["HOME"] = "/root" if is_init else os.environ.get("HOME", "/")
+    agent = Agent(stream_in, stream_out, workdir=workdir, env=env, is_init=is_init)
+    try:
+        agent.serve()
+    except StreamEnded:
+        agent.close()
+    return 0
+
+
+if __name__ == "__main__":
+    # Threads may be waiting for a host that will not come back.
+    status = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,181 @@
+"""The processes of the guest: starting and reaping children, looking at the others, ending them.
+
+The agent is PID 1, so every orphan becomes its child: `Children.reap` collects whatever ended and hands the status to
+whoever waits for it. The `subprocess` module would compete for those statuses, and costs start time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PATIENCE_S = 5.0
+"""How long ending processes is tried: a fork bomb under gVisor took 1.3 s to die on two cores."""
+
+
+class Child:
+    """One child of ours, until it ended and long after."""
+
+    def __init__(self, pid: int, on_exit: Callable[[], None] | None) -> None:
+        self.pid = pid
+        self.status: int | None = None
+        """As `os.waitpid` gives it; None while it runs."""
+        self.ended = threading.Event()
+        self._on_exit = on_exit
+
+    def end(self, status: int) -> None:
+        """Its status is known."""
+        self.status = status
+        self.ended.set()
+        if self._on_exit:
+            self._on_exit()
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code, or minus the signal that ended it. Only after `ended`."""
+        assert self.status is not None
+        return os.waitstatus_to_exitcode(self.status)
+
+
+class Children:
+    """The children of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[int, Child] = {}
+
+    def spawn(
+        self,
+        argv: list[str],
+        *,
+        env: Mapping[str, str],
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        cwd: str,
+        on_exit: Callable[[], None] | None = None,
+    ) -> Child:
+        """Start a program in a session of its own; the three descriptors must be 3 or above and are not closed here.
+
+        Raises `OSError` where `cwd` or the program is missing.
+        """
+        actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate((stdin, stdout, stderr))]
+        # Under the lock, so that a child that ends at once is known before it is reaped.
+        with self._lock:
+            # The whole process changes folder: every other path that the agent uses is absolute.
+            os.chdir(cwd)
+            pid = os.posix_spawn(
+                argv[0],
+                argv,
+                env,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                # Python ignores SIGPIPE; the programs must not inherit that.
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM),
+            )
+            child = self._running[pid] = Child(pid, on_exit)
+        return child
+
+    def reap(self) -> None:
+        """Collect everything that ended."""
+        while True:
+            with self._lock:
+                try:
+                    pid, status = os.waitpid(-1, os.WNOHANG)
+                except ChildProcessError:
+                    return
+                if pid == 0:
+                    return
+                child = self._running.pop(pid, None)
+            if child:
+                child.end(status)
+
+
+class Process:
+    """A line of /proc/PID/stat: enough to tell whose child it is and what it costs."""
+
+    __slots__ = ("name", "parent", "pid", "rss_pages", "session", "state", "threads")
+
+    def __init__(self, pid: int, name: str, fields: list[str]) -> None:
+        self.pid = pid
+        self.name = name
+        self.state = fields[0]
+        self.parent = int(fields[1])
+        self.session = int(fields[3])
+        self.threads = int(fields[17])
+        self.rss_pages = int(fields[21])
+
+
+def pids() -> set[int]:
+    """Every process there is."""
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def look(pid: int) -> Process | None:
+    """One process; None where it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read(4096).decode(errors="replace")
+    except OSError:
+        return None
+    head, _, tail = text.rpartition(")")
+    return Process(pid, head.partition("(")[2], tail.split())
+
+
+def offspring(shell: int, before: set[int]) -> list[Process]:
+    """What a shell started since `before` was taken, however deep: its descendants, and the orphans of its session.
+
+    Not among them: the shell, and whatever a process of `before` started.
+    """
+    fresh = {pid: process for pid in pids() - before - {shell} if (process := look(pid))}
+    return [process for process in fresh.values() if _belongs(process, fresh, shell, before)]
+
+
+def _belongs(process: Process, fresh: Mapping[int, Process], shell: int, before: set[int]) -> bool:
+    seen = set()
+    while process.parent in fresh and process.pid not in seen:
+        seen.add(process.pid)
+        process = fresh[process.parent]
+    return process.parent == shell or (
+        process.session == shell and (process.parent == 1 or process.parent not in before)
+    )
+
+
+def send(pid: int, number: int) -> None:
+    """Signal a process, or with a negative pid a group; one that is gone is no error."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def end_offspring(shell: int, before: set[int]) -> None:
+    """SIGKILL what the shell started since `before`, again and again until nothing of it is left alive."""
+    deadline = time.monotonic() + PATIENCE_S
+    while alive := [process for process in offspring(shell, before) if process.state not in "ZX"]:
+        for process in alive:
+            send(process.pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.01)
+
+
+def end_group(group: int, living: Callable[[], int]) -> None:
+    """SIGKILL a process group until `living` counts none.
+
+    One signal to the whole group, repeated: under gVisor a child forked while the signal is on its way escapes it, and
+    killing one by one loses the race against a fork bomb.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        send(-group, signal.SIGKILL)
+        if living() == 0 or time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
