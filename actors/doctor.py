@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from actors.machines.drivers import make_driver
 from actors.machines.protocol import Finding
+from actors.machines.volumes import open_volumes
 from actors.settings import SettingsError
 from actors.template.agent import agent_digest
 from actors.template.manifest import TemplateError, load_manifest
@@ -30,12 +31,13 @@ _ROOM_BYTES = 5 * _GIB
 async def check(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which a person would mend them. Changes nothing but to mount the file trees."""
     driver = make_driver(settings)
+    volumes = open_volumes(settings.storage, settings.volumes, settings.pool_bytes)
     findings = [check_python(sys.version_info[:3]), check_ray(), check_root(os.geteuid())]
     findings.extend(await driver.check())
     findings.append(check_loop(Path("/dev/loop-control")))
     findings.append(check_mmdebstrap())
     findings.append(check_room("disk", settings.storage, _ROOM_BYTES))
-    findings.append(await asyncio.to_thread(check_template, driver.volumes, settings.template, os.geteuid()))
+    findings.append(await asyncio.to_thread(check_template, volumes, settings.template, os.geteuid()))
     findings.append(check_environment(settings))
     findings.append(check_key(settings))
     return findings

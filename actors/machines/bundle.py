@@ -33,13 +33,22 @@ _CAPABILITIES = [
 _OPEN_FILES = 65536
 
 
+def guest_tasks(limits: Limits) -> int:
+    """How many processes and threads one user of the guest may have, by its own kernel.
+
+    Above the limit itself: the guest agent looks for that one and ends the offender. A bomb that is faster than its
+    looks stops here, and leaves the agent the room to end it.
+    """
+    return limits.processes + 64
+
+
 def host_tasks(limits: Limits) -> int:
     """How many processes and threads a machine may have on the host.
 
     gVisor keeps a stub process for each guest process, and threads of its own. The limit that a guest is to meet first
-    is the one inside (RLIMIT_NPROC); this one ends a machine that gets past it.
+    is the one inside; this one ends a machine that gets past it.
     """
-    return 4 * limits.processes + 256
+    return 4 * guest_tasks(limits)
 
 
 def oci_config(spec: MachineSpec, *, machine_id: str, rootfs: Path, agent_root: Path) -> JsonObject:
@@ -64,7 +73,7 @@ def oci_config(spec: MachineSpec, *, machine_id: str, rootfs: Path, agent_root: 
             ],
             "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES),
             "rlimits": [
-                {"type": "RLIMIT_NPROC", "hard": limits.processes, "soft": limits.processes},
+                {"type": "RLIMIT_NPROC", "hard": guest_tasks(limits), "soft": guest_tasks(limits)},
                 {"type": "RLIMIT_NOFILE", "hard": _OPEN_FILES, "soft": _OPEN_FILES},
             ],
             "noNewPrivileges": False,

@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 
 def make_driver(settings: Settings) -> Driver:
     """The driver that the settings name. It looks at the node when it is first used, not here."""
-    return GvisorDriver(settings.storage, pool_bytes=settings.pool_bytes)
+    return GvisorDriver(settings.storage, volumes=settings.volumes, pool_bytes=settings.pool_bytes)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from actors.machines.locks import holder
 from actors.machines.protocol import EndReason, MachineEnd
+from events.types import Limits
 
 _LOG_BYTES = 4000
 _DETAIL_CHARACTERS = 1000
@@ -35,6 +36,7 @@ class MachineRecord:
     sandbox_id: str
     template_root: str
     """Whose agent is mounted in it."""
+    limits: Limits
 
 
 class MachineFolder:
@@ -65,13 +67,14 @@ class MachineFolder:
 
     def write_record(self, record: MachineRecord) -> None:
         """Say which machine this is."""
-        self.write("machine.json", asdict(record))
+        self.write("machine.json", {**asdict(record), "limits": record.limits.model_dump()})
 
     def record(self) -> MachineRecord | None:
         """Which machine this is, or was; None where there was none."""
         try:
-            return MachineRecord(**json.loads((self.path / "machine.json").read_bytes()))
-        except (OSError, ValueError, TypeError):
+            fields = json.loads((self.path / "machine.json").read_bytes())
+            return MachineRecord(**{**fields, "limits": Limits.model_validate(fields["limits"])})
+        except (OSError, ValueError, TypeError, KeyError):
             return None  # Written at once before all else: no file, or a bad one, means there is no machine.
 
     def supervisor(self) -> int | None:

@@ -34,7 +34,8 @@ from actors.machines.protocol import (
 )
 from actors.machines.runsc import Runsc, find_runsc
 from actors.machines.volumes import Kind, Volumes, open_volumes
-from actors.template.manifest import TemplateError, load_manifest
+from actors.template.build import ensure_agent
+from actors.template.manifest import TemplateError
 
 if TYPE_CHECKING:
     from actors.machines.protocol import Guest
@@ -52,6 +53,8 @@ class _Launched:
     folder: MachineFolder
     record: MachineRecord
     pidfd: int
+    new_tree: bool
+    """The sandbox had no file tree before."""
 
 
 class GvisorDriver:
@@ -100,7 +103,7 @@ class GvisorDriver:
                 await self._abandon(await launch)
             raise
         try:
-            guest = await self._greet(launched.folder, self._start_seconds)
+            guest = await self._greet(launched.folder, launched.record, self._start_seconds)
         except BaseException as error:
             said = await asyncio.to_thread(launched.folder.last_words)
             await self._abandon(launched)
@@ -117,10 +120,13 @@ class GvisorDriver:
         folder = MachineFolder(self.storage, sandbox_id)
         pidfd = await asyncio.to_thread(open_supervisor, folder)
         record = folder.record()
-        if pidfd is None or record is None:
+        if pidfd is None:
+            return None
+        if record is None:
+            os.close(pidfd)
             return None
         try:
-            guest = await self._greet(folder, _ADOPT_SECONDS)
+            guest = await self._greet(folder, record, _ADOPT_SECONDS)
         except (MachineGone, OSError) as error:
             alive = folder.supervisor() is not None
             os.close(pidfd)
@@ -170,41 +176,56 @@ class GvisorDriver:
         """Everything up to a running `runsc`; in a thread. Raises `MachineUnavailable`, with nothing left behind."""
         folder = MachineFolder(self.storage, spec.sandbox_id)
         runsc = self._runsc()
-        record = None
-        process = None
         try:
             self.volumes.prepare()
             with locked(folder.start_lock):
-                old = folder.record()
-                if old is not None:
-                    end_machine(folder, old.machine_id)
-                folder.create()
-                process = spawn_supervisor(folder)
-                record, root = self._record(folder, spec)
-                rootfs = self.volumes.ensure(spec.sandbox_id, root, spec.limits.disk_bytes)
-                limits = spec.limits
-                cgroups.create(
-                    record.machine_id,
-                    memory_bytes=limits.memory_bytes,
-                    tasks=host_tasks(limits),
-                    cpus=limits.cpus,
-                )
-                folder.write(
-                    "config.json", oci_config(spec, machine_id=record.machine_id, rootfs=rootfs, agent_root=root)
-                )
-                command_supervisor(process, folder, self._orders(runsc, folder, record.machine_id))
-                pidfd = open_supervisor(folder)
-                if pidfd is None:
-                    raise OSError(f"runsc ended at once: {folder.last_words() or folder.end().detail}")
-                return _Launched(folder, record, pidfd)
+                self._end(folder)
+                new_tree = spec.sandbox_id not in self.volumes.sandboxes()
+                try:
+                    record = self._start_supervised(runsc, folder, spec)
+                    pidfd = open_supervisor(folder)
+                    if pidfd is None:
+                        raise OSError(f"runsc ended at once: {folder.last_words() or folder.end().detail}")
+                except BaseException:
+                    self._undo(folder, new_tree)
+                    raise
+                return _Launched(folder, record, pidfd, new_tree)
         except (OSError, TemplateError) as error:
-            if process is not None:
-                dismiss(process)
-            if record is not None:
-                with contextlib.suppress(OSError):
-                    end_machine(folder, record.machine_id)
-                    folder.clear()
             raise MachineUnavailable(f"the machine of {spec.sandbox_id} can't be started: {error}") from error
+
+    def _start_supervised(self, runsc: Runsc, folder: MachineFolder, spec: MachineSpec) -> MachineRecord:
+        """While the supervisor's Python boots, make all that it is to start; then let it."""
+        folder.create()
+        process = spawn_supervisor(folder)
+        try:
+            record, root = self._record(folder, spec)
+            limits = spec.limits
+            rootfs = self.volumes.ensure(spec.sandbox_id, root, limits.disk_bytes)
+            tasks = host_tasks(limits)
+            cgroups.create(record.machine_id, memory_bytes=limits.memory_bytes, tasks=tasks, cpus=limits.cpus)
+            config = oci_config(spec, machine_id=record.machine_id, rootfs=rootfs, agent_root=root)
+            folder.write("config.json", config)
+        except BaseException:
+            dismiss(process)
+            raise
+        command_supervisor(process, folder, self._orders(runsc, folder, record.machine_id))
+        return record
+
+    def _end(self, folder: MachineFolder) -> None:
+        """End the machine of a folder, if there is one, and clear the folder."""
+        record = folder.record()
+        if record is not None:
+            end_machine(folder, record.machine_id)
+        folder.clear()
+
+    def _undo(self, folder: MachineFolder, new_tree: bool) -> None:
+        """Take back a start that failed. What can't be taken back now is cleared away by the next start."""
+        try:
+            self._end(folder)
+            if new_tree:
+                self.volumes.remove(folder.sandbox_id)
+        except OSError:
+            _log.exception("leftovers of a failed start sandbox=%s", folder.sandbox_id)
 
     def _record(self, folder: MachineFolder, spec: MachineSpec) -> tuple[MachineRecord, Path]:
         """Say on the disk which template root is about to be used, and only then rely on it.
@@ -213,8 +234,8 @@ class GvisorDriver:
         """
         machine_id = f"hg-{secrets.token_hex(8)}"
         for _ in range(2):
-            manifest = load_manifest(self.volumes.templates, spec.template)
-            record = MachineRecord(machine_id, spec.sandbox_id, manifest.root)
+            manifest = ensure_agent(self.volumes, spec.template)
+            record = MachineRecord(machine_id, spec.sandbox_id, manifest.root, spec.limits)
             folder.write_record(record)
             root = self.volumes.templates / manifest.root
             if root.exists():
@@ -231,7 +252,7 @@ class GvisorDriver:
             "state": str(state / machine_id),
         }
 
-    async def _greet(self, folder: MachineFolder, seconds: float) -> Guest:
+    async def _greet(self, folder: MachineFolder, record: MachineRecord, seconds: float) -> Guest:
         async with asyncio.timeout(seconds):
             # Through the folder's descriptor: a socket's path may have 108 bytes, and a storage folder may have more.
             fd = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -240,15 +261,14 @@ class GvisorDriver:
             finally:
                 os.close(fd)
             try:
-                return await connect(reader, writer)
+                return await connect(reader, writer, limits=record.limits, timeout=seconds)
             except BaseException:
                 writer.close()
                 raise
 
     async def _abandon(self, launched: _Launched) -> None:
         os.close(launched.pidfd)
-        await asyncio.to_thread(end_machine, launched.folder, launched.record.machine_id)
-        await asyncio.to_thread(launched.folder.clear)
+        await asyncio.to_thread(self._undo, launched.folder, launched.new_tree)
 
     def _running(self) -> list[str]:
         machines = self.storage / "machines"
@@ -260,12 +280,9 @@ class GvisorDriver:
     def _remove(self, sandbox_id: str) -> None:
         folder = MachineFolder(self.storage, sandbox_id)
         with locked(folder.start_lock):
-            record = folder.record()
-            if record is not None:
-                end_machine(folder, record.machine_id)
+            self._end(folder)
             if self.volumes.path(sandbox_id) is not None:
                 self.volumes.remove(sandbox_id)
-            folder.clear()
             folder.start_lock.unlink(missing_ok=True)
 
 

@@ -18,13 +18,28 @@ _FLOCK = struct.Struct("hhxxxxqqixxxx")
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock at `path`, waiting for it as long as it takes."""
+    """Hold the lock at `path`, waiting for it as long as it takes. Its holder may remove the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _acquire(path)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
+        os.close(fd)
+
+
+def _acquire(path: Path) -> int:
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
+                return fd
+        except FileNotFoundError:
+            pass  # Removed between the two looks at it: as below.
+        except BaseException:
+            os.close(fd)
+            raise
+        # Its last holder removed it while we waited: what we hold is no lock any more.
         os.close(fd)
 
 

@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from actors.machines.drivers import make_driver
+from actors.machines.volumes import open_volumes
 from actors.settings import Settings, SettingsError
 from actors.template.build import build_template
 from actors.template.manifest import TemplateError
@@ -22,7 +22,7 @@ def main() -> int:
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("looking", total=1.0)
             build_template(
-                make_driver(settings).volumes,
+                open_volumes(settings.storage, settings.volumes, settings.pool_bytes),
                 settings.template,
                 lambda fraction, text: bar.update(task, completed=fraction, description=text),
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -15,29 +16,20 @@ from actors.template.chroot import run_in_root
 
 AGENT_FOLDER = "opt/hourglass"
 """Relative to the root."""
-AGENT_COMMAND = ["/usr/bin/python3", "-I", "-S", "/opt/hourglass/agent.py"]
+AGENT_COMMAND = ["/usr/bin/python3", "-I", "-S", "-B", f"/{AGENT_FOLDER}/actors/guest/__main__.py"]
 """The command line of PID 1."""
-
-# With `-I -S` Python finds nothing but its standard library; the folder beside this file is the agent's own.
-_LAUNCHER = """\
-import sys
-
-sys.path.insert(0, "/opt/hourglass/lib")
-from actors.guest.agent import main
-
-sys.exit(main())
-"""
 
 
 def agent_files() -> dict[str, bytes]:
     """What goes into `AGENT_FOLDER`, by path."""
-    files = {"agent.py": _LAUNCHER.encode(), "lib/actors/__init__.py": b""}
+    files = {"actors/__init__.py": b""}
     for entry in resources.files("actors.guest").iterdir():
         if entry.name.endswith(".py"):
-            files[f"lib/actors/guest/{entry.name}"] = entry.read_bytes()
+            files[f"actors/guest/{entry.name}"] = entry.read_bytes()
     return files
 
 
+@cache
 def agent_digest() -> str:
     """SHA-256 over the agent's files and their names."""
     digest = hashlib.sha256()
@@ -57,5 +49,5 @@ def install_agent(root: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     # Unchecked: the folder is mounted read-only, so looking at the sources' dates at each start finds out nothing.
-    compile_all = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", f"/{AGENT_FOLDER}/lib"]
+    compile_all = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", f"/{AGENT_FOLDER}/actors"]
     run_in_root(root, "/usr/bin/python3", "-I", *compile_all)
