@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from replay import commands
+
 replay = typer.Typer(help="Play recorded sessions.", no_args_is_help=True)
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -22,6 +24,7 @@ def register(app: typer.Typer) -> None:
     """Add this package's commands to the root command."""
     app.add_typer(replay, name="replay")
     app.command("record")(record)
+    commands.register(app)
 
 
 @replay.command()

@@ -93,9 +93,10 @@ class RecordedServer:
             ws="none",
             http="h11",
             loop="asyncio",
+            date_header=False,
             timeout_graceful_shutdown=2,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorded-server", daemon=True)
@@ -118,7 +119,7 @@ class RecordedServer:
             self._socket.close()
             return
         self.call(lambda platform: platform.close())
-        self._server.should_exit = True
+        self.call(lambda _: self._server.leave.set())
         self._thread.join(_STOP_SECONDS)
 
     def call(self, act: Callable[[Platform], T]) -> T:
@@ -277,6 +278,17 @@ class RecordedServer:
         self._loop = asyncio.get_running_loop()
         self._ready.set()
         await self._server.serve(sockets=[self._socket])
+
+
+class _Server(uvicorn.Server):
+    """Ends when it is told: uvicorn's own loop looks ten times a second, which a thousand tests feel."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.leave = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.leave.wait()
 
 
 def has_status(session_id: str, status: str, stop_reason: str | None = None) -> Callable[[Platform], bool]:

@@ -23,7 +23,8 @@ from replay.record import fetch
 from replay.recording import SUFFIX, write
 from replay.server import RecordedServer, has_ended
 from replay.user import first_message, play_user
-from tests.replay.drafts import DRAFTS, Draft
+from tests.replay.draft import Draft
+from tests.replay.drafts import DRAFTS
 
 WORKSPACE = Path("/workspace")
 _SECONDS = 300.0

@@ -1,0 +1,31 @@
+"""The commands `hourglass timeline`, `hourglass bench` and `hourglass demo`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from events.commands_entities import AsJson, Home, LogFile
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the root command."""
+    app.command()(timeline)
+
+
+def timeline(
+    name: Annotated[str, typer.Argument(metavar="ID", help="A session or a sandbox: its id, or the beginning of it.")],
+    home: Home = None,
+    log: LogFile = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the session is at rest.")] = False,
+    lines: Annotated[int, typer.Option(min=0, max=1000, help="Lines of output shown for each call.")] = 6,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a session did, when, how long it took, what it printed and what it changed.
+
+    Reads the log file alone: the service may run, or be long gone.
+    """
+    from replay.timeline.command import show
+
+    show(name, home=home, log=log, follow=follow, lines=lines, as_json=as_json)

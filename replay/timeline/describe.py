@@ -1,0 +1,198 @@
+"""What an event, or a call, says in a few words. Everything that leaves this module is clean and bounded."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from events import types
+from events.console import duration, size
+from replay.timeline.model import Mood, Posted, Status
+from replay.timeline.text import count, excerpt, line
+
+if TYPE_CHECKING:
+    from events.payload import JsonObject, Payload
+    from replay.timeline.build import Entry
+    from replay.timeline.model import Call
+
+WIDTH = 400
+"""Cells for one text of an event: more than a screen is wide, less than a flood."""
+
+_REPLACEMENTS = re.compile(r"\((\d{1,9}) replacement\(s\)\)\Z")
+"""How the result of `edit` ends (contract §12)."""
+
+
+def describe(data: Payload, entry: Entry) -> tuple[str, Mood]:
+    """A line for an event that is no call's, and how it is meant; "" where it says nothing of its own."""
+    say = _SAYERS.get(type(data))
+    if say is None:
+        return line(entry.type, WIDTH), Mood.PLAIN
+    text, mood = say(data)
+    return line(text, WIDTH), mood
+
+
+def _limits(limits: types.Limits) -> str:
+    return f"{size(limits.memory_bytes)} RAM, {limits.processes} processes, {size(limits.disk_bytes)} disk"
+
+
+def _detail(text: str) -> str:
+    return f": {text}" if text else ""
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _kept(data: types.SandboxRecovered) -> str:
+    if data.kept == "files":
+        return f"machine started anew in {duration(data.seconds)}: files kept, processes gone"
+    return f"machine found again in {duration(data.seconds)}: memory and files kept"
+
+
+_SAYERS: dict[type[Payload], Any] = {
+    types.SessionAttached: lambda data: (
+        f"attached, {count(data.history_events, 'event')} in the history{_skills(data)}",
+        Mood.PLAIN,
+    ),
+    types.SessionIdled: lambda data: (f"turn over: {_words(data.stop_reason)}", Mood.GOOD),
+    types.SessionLeaseLost: lambda data: (f"lease lost, {_words(data.reason)}{_detail(data.detail)}", Mood.BAD),
+    types.SessionReleased: lambda data: (f"released, {_words(data.reason)}", Mood.PLAIN),
+    types.SessionFailed: lambda data: (
+        f"failed, {_words(data.reason)}: {data.detail}{f' (next: {data.next_step})' if data.next_step else ''}",
+        Mood.BAD,
+    ),
+    types.SessionTerminated: lambda data: (f"session over, {_words(data.reason)}", Mood.PLAIN),
+    types.SandboxCreated: lambda data: (
+        f"sandbox created: {data.driver}, template {data.template}, {_limits(data.limits)}",
+        Mood.PLAIN,
+    ),
+    types.SandboxStarted: lambda data: (f"machine started in {duration(data.seconds)}", Mood.GOOD),
+    types.SandboxStopped: lambda data: (f"machine stopped, {_words(data.reason)}: files kept", Mood.PLAIN),
+    types.SandboxCrashed: lambda data: (f"machine crashed: {_words(data.reason)}{_detail(data.detail)}", Mood.BAD),
+    types.SandboxRecovered: lambda data: (_kept(data), Mood.GOOD),
+    types.SandboxKilled: lambda data: (f"sandbox removed, {_words(data.reason)}", Mood.PLAIN),
+    types.SandboxFrozen: lambda data: (f"frozen, {_words(data.reason)}", Mood.PLAIN),
+    types.SandboxThawed: lambda data: (f"thawed in {duration(data.seconds)}", Mood.GOOD),
+    types.SandboxSuspended: lambda data: (f"suspended to disk, {_words(data.reason)}", Mood.PLAIN),
+    types.SandboxResumed: lambda data: (f"resumed in {duration(data.seconds)}", Mood.GOOD),
+    types.SandboxSnapshotted: lambda data: (
+        f"snapshot {data.snapshot_id}: {size(data.image_bytes)}, stood still for {duration(data.seconds)}",
+        Mood.PLAIN,
+    ),
+    types.SandboxForked: lambda data: (f"forked: {data.child}", Mood.PLAIN),
+    types.SandboxBranched: lambda data: (
+        f"branched from {data.parent} at version {data.parent_version:,}: {_limits(data.limits)}",
+        Mood.PLAIN,
+    ),
+    types.EgressConnected: lambda data: (
+        f"connected to {data.host}:{data.port} ({data.address}; rule {data.rule})",
+        Mood.PLAIN,
+    ),
+    types.EgressRefused: lambda data: (
+        f"refused {_place(data)}: {_words(data.reason)}{_detail(data.detail)}",
+        Mood.WARNING,
+    ),
+    types.EgressPolicyChanged: lambda data: (
+        f"may reach {', '.join(data.allow) or 'nothing'} (by {data.by})",
+        Mood.PLAIN,
+    ),
+    types.ReplayVerified: lambda data: (
+        f"rebuilt at version {data.version:,} in {duration(data.seconds)}: equal",
+        Mood.GOOD,
+    ),
+    types.ReplayDiverged: lambda data: (
+        f"rebuilt at version {data.version:,}: differs{_detail(data.detail)}",
+        Mood.BAD,
+    ),
+}
+"""For each event type that is no call's, its line. Not shown as a note: the claim, which heads a group."""
+
+
+def _skills(data: types.SessionAttached) -> str:
+    return f", {count(len(data.skills), 'skill')}: {', '.join(data.skills)}" if data.skills else ""
+
+
+def _place(data: types.EgressRefused) -> str:
+    return data.host if data.port is None else f"{data.host}:{data.port}"
+
+
+# Tool calls
+
+
+def asked(call: Call, width: int) -> str:
+    """The input, as far as it tells what the call is: a command's first line, a path, a pattern."""
+    given = call.input
+    match call.tool:
+        case "bash":
+            command = _text(given, "command")
+            return line(command, width) if command or not given.get("restart") else "(restart the shell)"
+        case "read" | "write" | "edit":
+            return line(f"{_text(given, 'file_path')}{_range(given.get('view_range'))}", width)
+        case "glob" | "grep":
+            place = _text(given, "path")
+            return line(f"{_text(given, 'pattern')}{f' in {place}' if place else ''}", width)
+    # Escaped as ASCII: what can't be JSON can't be in a log.
+    return line(json.dumps(given), width)
+
+
+def changed(call: Call, width: int) -> list[str]:
+    """What a call that ended well did to the files, as its input and its result say; `+` and `-` mark an edit."""
+    if call.status is not Status.OK:
+        return []
+    if call.tool == "write":
+        content = _text(call.input, "content")
+        return [f"{size(len(content.encode(errors='replace')))} in {count(content.count(chr(10)) + 1, 'line')}"]
+    if call.tool == "edit":
+        found = _REPLACEMENTS.search(printed(call)[-100:])
+        times = int(found[1]) if found else 1
+        return [
+            *([count(times, "replacement")] if times != 1 else []),
+            *_marked("-", _text(call.input, "old_string"), width),
+            *_marked("+", _text(call.input, "new_string"), width),
+        ]
+    return []
+
+
+def printed(call: Call) -> str:
+    """The text of the result as it is, not clean; what is no text is named in square brackets."""
+    return "\n".join(_block(block) for block in call.content)
+
+
+def outcome(call: Call) -> str:
+    """How it ended, in a few words, and whether the agent has been told."""
+    words = {Status.REQUESTED: "waiting", Status.RUNNING: "running"}.get(call.status, call.status.value)
+    if call.reason:
+        words += f" ({_words(call.reason)})"
+    if call.status.is_over and call.status is not Status.DENIED:
+        words += {
+            Posted.NO: ", not posted",
+            Posted.POSTED: ", posted",
+            Posted.ALREADY_ANSWERED: ", answered before",
+            Posted.REFUSED: ", post refused",
+        }[call.posted]
+    return line(words, WIDTH)
+
+
+def _text(given: JsonObject, key: str) -> str:
+    value = given.get(key)
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+
+
+def _range(given: object) -> str:
+    return f" lines {given[0]} to {given[1]}" if isinstance(given, list) and len(given) == 2 else ""
+
+
+def _marked(mark: str, text: str, width: int) -> list[str]:
+    return [f"{mark} {shown}" for shown in excerpt(text, 2, width - 2)]
+
+
+def _block(block: JsonObject) -> str:
+    text = block.get("text")
+    if isinstance(text, str):
+        return text
+    source = block.get("source")
+    data = source.get("data") if isinstance(source, dict) else None
+    media = source.get("media_type") if isinstance(source, dict) else None
+    # Base64 has four characters for three bytes.
+    return f"[{block.get('type')} {media or ''} {size(len(data) * 3 // 4) if isinstance(data, str) else ''}]"
