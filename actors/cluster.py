@@ -53,6 +53,8 @@ def prepare_process() -> None:
 def start_ray(settings: Settings, *, dashboard: bool = False) -> None:
     """Join the cluster of the settings, or start Ray on this machine, bound to loopback."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # It says at each start that token authentication is on, which is how we want it.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     common: dict[str, Any] = {"namespace": NAMESPACE, "logging_level": logging.WARNING}
     if settings.ray_address is not None:
         ray.init(address=settings.ray_address, **common)
@@ -134,10 +136,11 @@ class RayHost:
 class ControllerActor:
     """A controller in a Ray actor."""
 
-    def __init__(self, settings: Settings, host: Any, environment_key: str) -> None:
+    def __init__(self, settings: Settings, environment_key: str) -> None:
         prepare_process()
         self._settings = settings
-        self._host = RayHost(host)
+        # By name: a handle among a constructor's arguments may be gone when Ray runs it again.
+        self._host = RayHost(ray.get_actor(host_name(settings)))
         self._environment_key = environment_key
         self._controller: Controller | None = None
 
@@ -181,7 +184,7 @@ def make_host(settings: Settings) -> Any:
     return ray.remote(HostActor).options(name=host_name(settings), **_HOST_OPTIONS).remote(settings, node_name())
 
 
-def make_controller(settings: Settings, host: Any, environment_key: str) -> Any:
-    """The controller actor of an environment."""
+def make_controller(settings: Settings, environment_key: str) -> Any:
+    """The controller actor of an environment; the host must be there."""
     name = f"controller-{settings.environment_id}"
-    return ray.remote(ControllerActor).options(name=name, **_CONTROLLER_OPTIONS).remote(settings, host, environment_key)
+    return ray.remote(ControllerActor).options(name=name, **_CONTROLLER_OPTIONS).remote(settings, environment_key)

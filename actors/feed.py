@@ -66,7 +66,7 @@ async def follow(client: AsyncAnthropic, session_id: str) -> AsyncIterator[Histo
 
 @retry(
     retry=retry_if_exception(lambda error: isinstance(error, API_ERRORS) and not is_fatal(error)),
-    wait=wait_exponential_jitter(initial=_PAUSE_FIRST_S, max=_PAUSE_MAX_S, jitter=_PAUSE_FIRST_S),
+    wait=wait_exponential_jitter(multiplier=_PAUSE_FIRST_S, max=_PAUSE_MAX_S, jitter=_PAUSE_FIRST_S),
     stop=stop_after_attempt(5),
     reraise=True,
 )

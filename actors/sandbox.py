@@ -65,7 +65,7 @@ class SandboxContext:
     metadata: Mapping[str, str]
 
 
-_FOLD = Fold[fold.SandboxState, fold.Command](fold.decide, fold.evolve)
+_FOLD: Fold[fold.SandboxState, fold.Command] = Fold(fold.decide, fold.evolve)
 
 
 class Sandbox:

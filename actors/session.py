@@ -47,7 +47,7 @@ class _Ended(Exception):
 
 
 SessionEntity = Entity[fold.SessionState, fold.Command]
-_FOLD = Fold[fold.SessionState, fold.Command](fold.decide, fold.evolve)
+_FOLD: Fold[fold.SessionState, fold.Command] = Fold(fold.decide, fold.evolve)
 
 
 def session_entity(session_id: str, journal: Journal, *, epoch: int, metadata: Mapping[str, str]) -> SessionEntity:

@@ -107,7 +107,7 @@ async def _serve(settings: Settings, key: str, ready: Callable[[], None]) -> Non
         loop.add_signal_handler(number, on_signal)
     host = make_host(settings)
     await _first_answer(host)
-    controller = make_controller(settings, host, key)
+    controller = make_controller(settings, key)
     running = asyncio.create_task(_keep_running(controller))
     stopping = asyncio.create_task(stop.wait())
     ready()

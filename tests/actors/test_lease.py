@@ -212,7 +212,7 @@ async def test_an_empty_queue_is_polled_on_and_a_failing_one_too(
 ) -> None:
     server.inject("empty", "/work/poll", times=2)
     server.inject("status", "/work/poll", times=3, status=500)
-    polled = asyncio.create_task(anext(queue.poll()))
+    polled = asyncio.ensure_future(anext(queue.poll()))
     await server.until(
         lambda platform: sum("/work/poll" in one.path for one in platform.journal) >= 4, what="some polls"
     )
@@ -236,7 +236,7 @@ async def test_a_key_of_another_environment_is_said_so(server: RecordedServer, w
 
 
 async def test_the_worker_names_itself(server: RecordedServer, queue: WorkQueue, app: AsyncAnthropic) -> None:
-    polled = asyncio.create_task(anext(queue.poll()))
+    polled = asyncio.ensure_future(anext(queue.poll()))
     await server.until(lambda platform: any("/work/poll" in one.path for one in platform.journal), what="a poll")
     stats = await app.beta.environments.work.stats(queue.environment_id)
     assert stats.workers_polling == 1
