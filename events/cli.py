@@ -66,16 +66,16 @@ def main() -> None:
         sys.exit(1)
 
 
-def _root(
-    show_version: Annotated[
-        bool,
-        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda on: _version(on)),
-    ] = False,
-) -> None:
-    pass
-
-
-def _version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"hourglass {version(_DISTRIBUTION)}")
         raise typer.Exit
+
+
+def _root(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    pass

@@ -273,11 +273,12 @@ class SqliteLog:
 
     def close(self) -> None:
         """Wait until all that was handed in is durable, then let go of the file."""
-        self._close_writer()
+        # The reading connection first: SQLite writes the WAL back and removes it with the last one, if that may write.
         with self._gate:
             if not self._closed:
                 self._closed = True
                 self._connection.close()
+        self._close_writer()
         self._signal.close()
 
     def _close_writer(self) -> None:
