@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from events.types import EventData
 
 _SANDBOX = "sandbox-"
+_ENDS = ("tool_call.completed", "tool_call.interrupted", "tool_call.denied")
 
 CallEvent = (
     ToolCallRequested | ToolCallStarted | ToolCallCompleted | ToolCallInterrupted | ToolCallDenied | SessionResultPosted
 )
-Ending = SessionReleased | SessionLeaseLost | SessionFailed | SessionTerminated
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,9 @@ class Builder:
         if isinstance(data, CallEvent):
             self._call_event(entry, data)
             return
+        call = self._calls.get(entry.causation_id)
+        if isinstance(data, Unreadable) and call is not None and entry.type in _ENDS:
+            call.status, call.ended_us, call.version = Status.UNREADABLE, entry.at_us, entry.version
         self._follow_session(entry, claim)
         text, mood = (
             (f"{entry.type}: {data.why}", Mood.WARNING) if isinstance(data, Unreadable) else describe(data, entry)
@@ -99,7 +102,7 @@ class Builder:
     def _claim(self, entry: Entry, data: SessionClaimed) -> None:
         held = self.timeline.claims[-1] if self.timeline.claims else None
         if held is not None and held.number and not held.ended:
-            held.ended = "never given back: what held it died"
+            held.abandoned = True
             held.ended_us = held.last_us
         self.timeline.stop_reason = ""
         self.timeline.claims.append(
@@ -125,11 +128,9 @@ class Builder:
                 self.timeline.stop_reason = reason or "idle"
             case SandboxCrashed():
                 self.timeline.crashes += 1
-            case SessionReleased() | SessionLeaseLost() | SessionFailed() | SessionTerminated() as ending:
-                if not claim.ended and claim.number:
-                    claim.ended_us = entry.at_us
-                # A failure says more than the release that follows it.
-                claim.ended = claim.ended or _how_it_ended(ending)
+            case SessionReleased() | SessionLeaseLost() | SessionFailed() | SessionTerminated() if not claim.ended:
+                # A failure is followed by a release, and says more.
+                claim.ended, claim.ended_us = entry.type, entry.at_us
 
     # Tool calls
 
@@ -180,15 +181,3 @@ class Builder:
         claim = self.timeline.claims[-1]
         claim.items.append(call)
         self._homes[call.tool_use_id] = claim
-
-
-def _how_it_ended(data: Ending) -> str:
-    match data:
-        case SessionReleased(reason=reason):
-            return f"released: {reason.replace('_', ' ')}"
-        case SessionLeaseLost(reason=reason):
-            return f"lease lost: {reason.replace('_', ' ')}"
-        case SessionFailed(reason=reason):
-            return f"failed: {reason.replace('_', ' ')}"
-        case SessionTerminated(reason=reason):
-            return f"session over: {reason.replace('_', ' ')}"

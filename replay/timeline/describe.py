@@ -142,7 +142,8 @@ def changed(call: Call, width: int) -> list[str]:
         return []
     if call.tool == "write":
         content = _text(call.input, "content")
-        return [f"{size(len(content.encode(errors='replace')))} in {count(content.count(chr(10)) + 1, 'line')}"]
+        lines = content.count("\n") + (not content.endswith("\n"))
+        return [f"{size(len(content.encode(errors='replace')))} in {count(lines, 'line')}"]
     if call.tool == "edit":
         found = _REPLACEMENTS.search(printed(call)[-100:])
         times = int(found[1]) if found else 1

@@ -48,7 +48,7 @@ class Settling:
             for item in claim.items:
                 if item.position in self._given:
                     continue
-                if isinstance(item, Call) and not (item.is_settled or claim.ended or everything):
+                if isinstance(item, Call) and not (item.is_settled or claim.ended or claim.abandoned or everything):
                     return
                 self._given.add(item.position)
                 yield claim, item

@@ -24,6 +24,8 @@ class Status(StrEnum):
     """The command failed: a result as any other."""
     INTERRUPTED = "interrupted"
     DENIED = "denied"
+    UNREADABLE = "unreadable"
+    """It ended, and the log's row of that can't be read."""
 
     @property
     def is_over(self) -> bool:
@@ -129,7 +131,9 @@ class Claim:
     last_us: int = 0
     """Of its last event so far."""
     ended: str = ""
-    """How it was given up; "" while it is held."""
+    """Type of the event by which it was given up; "" while it is held."""
+    abandoned: bool = False
+    """Never given up: the next claim shows that what held it died."""
     ended_us: int | None = None
     items: list[Call | Note] = field(default_factory=list)
 
@@ -151,6 +155,8 @@ class Totals:
     denied: int
     open: int
     """Not ended yet."""
+    posted: int
+    """Whose result Anthropic has from here."""
     unposted: int
     """Ended, with a result that Anthropic has not."""
     tool_seconds: float
@@ -202,6 +208,7 @@ class Timeline:
             interrupted=by_status.count(Status.INTERRUPTED),
             denied=by_status.count(Status.DENIED),
             open=sum(not status.is_over for status in by_status),
+            posted=sum(call.posted is Posted.POSTED for call in calls),
             unposted=sum(call.status.is_over and not call.is_settled for call in calls),
             tool_seconds=sum(call.seconds or 0.0 for call in calls),
             held_seconds=sum(self._held()),

@@ -40,6 +40,7 @@ def claim(one: Claim) -> dict[str, Any]:
         "began_at": _time(one.began_us),
         "ended_at": _time(one.ended_us),
         "ended": one.ended,
+        "abandoned": one.abandoned,
     }
 
 

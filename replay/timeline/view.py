@@ -33,6 +33,7 @@ _STATUS_STYLE = {
     Status.ERROR: "red",
     Status.INTERRUPTED: "yellow",
     Status.DENIED: "magenta",
+    Status.UNREADABLE: "red",
 }
 _MOOD_STYLE = {Mood.PLAIN: "dim", Mood.GOOD: "green", Mood.WARNING: "yellow", Mood.BAD: "red"}
 _TOOLS_WITH_OUTPUT = frozenset({"bash", "read", "glob", "grep"})
@@ -53,8 +54,6 @@ class View:
         parts: list[RenderableType] = [self.head(timeline)]
         for claim in timeline.claims:
             parts += [Text(), self.claim(claim), *(self.item(claim, item) for item in claim.items)]
-            if claim.ended:
-                parts.append(self.claim_end(claim))
         return Group(*parts, Text(), self.totals(timeline.totals))
 
     def head(self, timeline: Timeline) -> Text:
@@ -74,12 +73,10 @@ class View:
         text.append(f"claim {claim.number}", "bold").append(f"  {began}")
         if claim.ended_us is not None:
             text.append(f"  {duration((claim.ended_us - claim.began_us) / MICROSECONDS)}")
+        if claim.abandoned:
+            text.append("  never given back: what held it died", "yellow")
         served_with = f"  {claim.environment_id}, by {claim.worker_id}, with its {claim.credential.replace('_', ' ')}"
         return text.append(line(served_with, self.width), "dim")
-
-    def claim_end(self, claim: Claim) -> Text:
-        """The line below a claim's items, where no item says it."""
-        return Text(f"{'':{_CLOCK + _MARGIN}}  {line(claim.ended, self.width - _CLOCK - 4)}", "dim")
 
     def item(self, claim: Claim, item: Call | Note) -> RenderableType:
         """A call with what it printed, or a note."""
@@ -130,6 +127,7 @@ class View:
             (totals.interrupted, "interrupted", "yellow"),
             (totals.denied, "denied", "magenta"),
             (totals.open, "open", "cyan"),
+            (totals.posted, "posted ↑", "dim"),
             (totals.unposted, "not posted", "yellow"),
         ]
         text = Text(count(totals.calls, "call"), "bold")

@@ -229,7 +229,12 @@ def write(path: Path, steps: list[Step]) -> SqliteLog:
         if not isinstance(data, Unreadable):
             log.append(
                 stream,
-                new_events(f"{path}-{number}", [data], correlation_id=SESSION),
+                new_events(
+                    f"{path}-{number}",
+                    [data],
+                    correlation_id=SESSION,
+                    causation_id=getattr(data, "tool_use_id", ""),
+                ),
                 expected=Expect.ANY,
             )
     return log
