@@ -62,7 +62,7 @@ def small_disk(at: Path, kib: int) -> Iterator[None]:
 
 
 def _fill_up(log: SqliteLog, size: int) -> None:
-    """Append until it fails; what failed must not be there, and what did not must be."""
+    """Append until it fails."""
     for n in range(1000):
         log.append(STREAM, some(f"c{n}", f"{n}" + "x" * size), expected=n)
 
