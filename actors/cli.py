@@ -1,0 +1,226 @@
+"""The commands that run things: `up`, `init`, `doctor`, `template`, `cp`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from events.console import clean, console, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from actors.machines.protocol import Finding
+    from actors.settings import Settings
+    from actors.template.manifest import Manifest
+
+template = typer.Typer(help="The root file system that sandboxes start from.", no_args_is_help=True)
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Config = Annotated[Path | None, typer.Option(help="A TOML file of settings; default: ./hourglass.toml.")]
+_Home = Annotated[Path | None, typer.Option(help="Where the log lies; also HOURGLASS_HOME.")]
+_Storage = Annotated[Path | None, typer.Option(help="Where templates and sandboxes lie; also HOURGLASS_STORAGE.")]
+
+_FILE_BYTES_MAX = 64 * 1024**2
+
+
+def register(app: typer.Typer) -> None:
+    """Add this package's commands to the root command."""
+    app.command()(up)
+    app.command("init")(init)
+    app.command()(doctor)
+    app.command()(cp)
+    app.add_typer(template, name="template")
+
+
+def up(
+    config: _Config = None,
+    home: _Home = None,
+    storage: _Storage = None,
+    environment_id: Annotated[str | None, typer.Option(help="env_…; also ANTHROPIC_ENVIRONMENT_ID.")] = None,
+    environment_key_file: Annotated[
+        Path | None, typer.Option(help="A file with the environment's key; else ANTHROPIC_ENVIRONMENT_KEY.")
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="Where the API is; also ANTHROPIC_BASE_URL.")] = None,
+    isolation: Annotated[str | None, typer.Option(help="host, or process: an actor for each session.")] = None,
+    max_sandboxes: Annotated[int | None, typer.Option(help="Machines at a time on this node.")] = None,
+    max_idle: Annotated[float | None, typer.Option(help="Seconds a session is held after its turn.")] = None,
+    drain_seconds: Annotated[float | None, typer.Option(help="How long a stop waits for calls that run.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to join; default: Ray on this machine.")] = None,
+    dashboard: Annotated[bool, typer.Option(help="Ray's dashboard and `ray list`, on loopback.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Serve an environment until SIGTERM or Ctrl-C, then hand everything back."""
+    from actors.settings import Settings
+    from actors.up import serve
+
+    settings = Settings.load(
+        config,
+        home=home,
+        storage=storage,
+        environment_id=environment_id,
+        environment_key_file=environment_key_file,
+        base_url=base_url,
+        isolation=isolation,
+        max_sandboxes=max_sandboxes,
+        max_idle=max_idle,
+        drain_seconds=drain_seconds,
+        ray_address=address,
+    )
+    _check_node(settings)
+    serve(settings, dashboard=dashboard, ready=lambda: _say_ready(settings, as_json))
+
+
+def _say_ready(settings: Settings, as_json: bool) -> None:
+    if as_json:
+        print_json({"serving": settings.environment_id, "base_url": settings.base_url, "home": str(settings.home)})
+    else:
+        say(f"serving {settings.environment_id} at {settings.base_url}; the log is in {settings.home}; Ctrl-C stops")
+
+
+def _check_node(settings: Settings) -> None:
+    """Before Ray is started: what a machine needs and is not there ends the command with the remedy."""
+    from actors.doctor import check
+    from actors.up import CannotServe
+
+    for finding in asyncio.run(check(settings)):
+        if not finding.ok and finding.required:
+            raise CannotServe(f"{finding.name}: {finding.detail}", finding.remedy)
+
+
+def doctor(config: _Config = None, storage: _Storage = None, as_json: _Json = False) -> None:
+    """Name what this machine lacks, why it matters, and the command that mends it."""
+    from actors.doctor import check
+    from actors.settings import Settings
+
+    findings = asyncio.run(check(Settings.load(config, storage=storage)))
+    missing = [finding for finding in findings if not finding.ok and finding.required]
+    if as_json:
+        print_json({"ok": not missing, "findings": [_as_json(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            _show(finding)
+        say("")
+        say("everything that is needed is there" if not missing else f"{len(missing)} to mend, see above")
+    raise typer.Exit(1 if missing else 0)
+
+
+def _as_json(finding: Finding) -> dict[str, object]:
+    return {
+        "name": finding.name,
+        "ok": finding.ok,
+        "required": finding.required,
+        "detail": finding.detail,
+        "why": finding.why,
+        "remedy": finding.remedy,
+    }
+
+
+def _show(finding: Finding) -> None:
+    mark, style = ("✓", "green") if finding.ok else ("✗", "bold red") if finding.required else ("-", "yellow")
+    console().print(Text.assemble((mark, style), f" {finding.name}: {clean(finding.detail)}"), soft_wrap=True)
+    if not finding.ok:
+        for label, text in (("why", finding.why), ("do", finding.remedy)):
+            console().print(Text(f"    {label}: {clean(text)}"), soft_wrap=True)
+
+
+def init(
+    name: Annotated[str, typer.Option(help="Name of the environment and the agent.")] = "hourglass",
+    model: Annotated[str | None, typer.Option(help="The agent's model.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Where the API is; also ANTHROPIC_BASE_URL.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Make a self-hosted environment and an agent, with the API key in ANTHROPIC_API_KEY."""
+    from actors.initialize import DEFAULT_MODEL, initialize
+
+    made = initialize(name=name, model=model or DEFAULT_MODEL, base_url=base_url)
+    if as_json:
+        print_json({"environment_id": made.environment_id, "agent_id": made.agent_id})
+        return
+    say(f"environment  {made.environment_id}")
+    say(f"agent        {made.agent_id}")
+    say("")
+    say("Next, in the Console: Environments → this one → create an environment key, and put it into a file. Then:")
+    say(f"  hourglass up --environment-id {made.environment_id} --environment-key-file FILE")
+
+
+def cp(
+    source: Annotated[str, typer.Argument(help="SESSION:PATH in the session's sandbox.", metavar="SESSION:PATH")],
+    target: Annotated[Path, typer.Argument(help="A file to write; - for standard output.")],
+    config: _Config = None,
+    home: _Home = None,
+    as_json: _Json = False,
+) -> None:
+    """Copy a file out of the sandbox of a session, while the service runs."""
+    from actors.service import read_file
+    from actors.settings import Settings
+
+    session_id, colon, path = source.partition(":")
+    if not colon or not session_id or not path:
+        raise typer.BadParameter("say SESSION:PATH, as in sesn_01AB:/workspace/report.md", param_hint="SESSION:PATH")
+    content = read_file(Settings.load(config, home=home), session_id, path, _FILE_BYTES_MAX)
+    if str(target) == "-":
+        typer.get_binary_stream("stdout").write(content)
+        return
+    target.write_bytes(content)
+    if as_json:
+        print_json({"session": session_id, "path": path, "target": str(target), "bytes": len(content)})
+    else:
+        say(f"{len(content)} bytes from {path} to {target}")
+
+
+@template.command()
+def build(
+    name: Annotated[str | None, typer.Argument(help="Name of the template.")] = None,
+    force: Annotated[bool, typer.Option(help="Build it anew, though it is there.")] = False,
+    config: _Config = None,
+    storage: _Storage = None,
+    as_json: _Json = False,
+) -> None:
+    """Build the base root file system; quick where it is there."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from actors.machines.volumes import open_volumes
+    from actors.settings import Settings
+    from actors.template.build import build_template
+
+    settings = Settings.load(config, storage=storage)
+    columns = (TextColumn("template"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console(), transient=True, disable=as_json) as bar:
+        task = bar.add_task("looking", total=1.0)
+        manifest = build_template(
+            open_volumes(settings.storage, settings.volumes, settings.pool_bytes),
+            name or settings.template,
+            lambda fraction, text: bar.update(task, completed=fraction, description=text),
+            force=force,
+        )
+    _show_manifest(manifest, as_json=as_json)
+
+
+@template.command()
+def show(
+    name: Annotated[str | None, typer.Argument(help="Name of the template.")] = None,
+    config: _Config = None,
+    storage: _Storage = None,
+    as_json: _Json = False,
+) -> None:
+    """Show what is in a template, as found by looking into it."""
+    from actors.machines.volumes import open_volumes
+    from actors.settings import Settings
+    from actors.template.manifest import load_manifest
+
+    settings = Settings.load(config, storage=storage)
+    volumes = open_volumes(settings.storage, settings.volumes, settings.pool_bytes)
+    volumes.prepare()
+    _show_manifest(load_manifest(volumes.templates, name or settings.template), as_json=as_json)
+
+
+def _show_manifest(manifest: Manifest, *, as_json: bool) -> None:
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    say(f"{manifest.name}: {manifest.distribution} ({manifest.architecture}), {manifest.bytes // 1024**2} MiB")
+    print_table(["program", "version"], sorted(manifest.programs.items()))
+    say(f"and {len(manifest.packages)} packages; --json lists them")
