@@ -12,6 +12,7 @@ from events.commands_entities import AsJson, Home, LogFile
 def register(app: typer.Typer) -> None:
     """Add the commands to the root command."""
     app.command()(timeline)
+    app.command()(bench)
 
 
 def timeline(
@@ -29,3 +30,18 @@ def timeline(
     from replay.timeline.command import show
 
     show(name, home=home, log=log, follow=follow, lines=lines, as_json=as_json)
+
+
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="append, replay, tool, start, worker; default: all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what Hourglass promises of its speed, beside a yardstick, on this machine.
+
+    Exits 0 where every promise holds, 1 where one does not.
+    """
+    from replay.bench.command import bench as run
+
+    run(names or [], as_json=as_json)

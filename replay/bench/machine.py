@@ -1,0 +1,57 @@
+"""The machine that a figure was measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_ASK_SECONDS = 5
+
+
+def facts() -> dict[str, Any]:
+    """Kernel, CPU, cores, memory, versions and git revision; "" where one can't be had. Names nobody's machine."""
+    return {
+        "kernel": platform.release(),
+        "arch": platform.machine(),
+        "cpu": _first(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo")),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "runsc": _ask("runsc", "--version").removeprefix("runsc version ").partition("\n")[0],
+        "hourglass": version("hourglass-agents"),
+        "revision": _revision(),
+    }
+
+
+def _first(pattern: str, path: Path) -> str:
+    try:
+        found = re.search(pattern, path.read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        return ""
+    return found[1].strip() if found else ""
+
+
+def _revision() -> str:
+    """Of the source tree that this runs from; with `+` where it was changed since."""
+    tree = str(Path(__file__).parent)
+    revision = _ask("git", "-C", tree, "rev-parse", "--short=12", "HEAD")
+    changed = revision and _ask("git", "-C", tree, "status", "--porcelain", "--untracked-files=no")
+    return f"{revision}+" if changed else revision
+
+
+def _ask(program: str, *arguments: str) -> str:
+    if shutil.which(program) is None:
+        return ""
+    try:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=_ASK_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
