@@ -74,12 +74,17 @@ def kill(name: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"processes of {name} do not end: {sorted(pids)}")
         for pid in pids:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            end_process(pid)
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
+
+
+def end_process(pid: int) -> None:
+    """SIGKILL. No error where it has ended already."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
 
 
 def oom_kills(name: str) -> int:

@@ -81,8 +81,12 @@ class MachineFolder:
         """The process id of the machine's supervisor, which lives as long as its machine; None where there is none."""
         return holder(self.path / "lock")
 
-    def end(self) -> MachineEnd:
-        """How the machine ended, once its supervisor is gone."""
+    def end(self, machine_id: str) -> MachineEnd:
+        """How a machine of this folder ended, once its supervisor is gone."""
+        record = self.record()
+        if record is None or record.machine_id != machine_id:
+            # Cleared since, by a start or a removal, and both end what was there.
+            return MachineEnd(EndReason.KILLED, None, "a new machine took its place, or its sandbox was removed")
         try:
             told = json.loads((self.path / "exit.json").read_bytes())
             return MachineEnd(EndReason(told["reason"]), told["exit_code"], told["detail"])

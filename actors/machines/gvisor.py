@@ -185,7 +185,8 @@ class GvisorDriver:
                     record = self._start_supervised(runsc, folder, spec)
                     pidfd = open_supervisor(folder)
                     if pidfd is None:
-                        raise OSError(f"runsc ended at once: {folder.last_words() or folder.end().detail}")
+                        said = folder.last_words() or folder.end(record.machine_id).detail
+                        raise OSError(f"runsc ended at once: {said}")
                 except BaseException:
                     self._undo(folder, new_tree)
                     raise

@@ -83,9 +83,8 @@ def end_machine(folder: MachineFolder, machine_id: str) -> None:
     pidfd = open_supervisor(folder)
     if pidfd is not None:
         (folder.path / "killed").touch()
-    cgroups.kill(machine_id)
-    if pidfd is not None:
-        # With its machine gone the supervisor clears up and ends.
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         if not _wait_readable(pidfd, _KILL_SECONDS):
             _log.warning("supervisor does not end sandbox=%s machine=%s", folder.sandbox_id, machine_id)
             with contextlib.suppress(ProcessLookupError):

@@ -27,7 +27,7 @@ class GvisorMachine:
     async def wait_ended(self) -> MachineEnd:
         """Return when the machine has ended, and say how."""
         await self._supervisor.ended()
-        return await asyncio.to_thread(self._folder.end)
+        return await asyncio.to_thread(self._folder.end, self.machine_id)
 
     async def kill(self) -> None:
         """End the machine now; its file tree is kept."""

@@ -1,0 +1,115 @@
+"""Every driver of this node, behind the same fixtures. The machines are real: run as root, after `make setup`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import pytest_asyncio
+
+from actors.machines import cgroups
+from actors.machines.gvisor import GvisorDriver
+from actors.machines.machine import GvisorMachine
+from actors.machines.overlay import OverlayVolumes
+from actors.machines.protocol import MachineSpec
+from actors.machines.volumes import open_volumes
+from actors.settings import Settings
+from actors.template.build import ensure_agent
+from events.types import Limits
+
+MIB = 1024**2
+LIMITS = Limits(memory_bytes=512 * MIB, processes=100, disk_bytes=96 * MIB, cpus=2.0)
+DRIVERS = ("gvisor-btrfs", "gvisor-overlay")
+
+NewSandbox = Callable[[], MachineSpec]
+
+
+@pytest.fixture(scope="session")
+def storage() -> Path:
+    """The storage of this node, with the template that `make setup` built, brought up to date."""
+    settings = Settings.load()
+    volumes = open_volumes(settings.storage, settings.volumes, settings.pool_bytes)
+    volumes.prepare()
+    ensure_agent(volumes, "base")
+    return settings.storage
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=DRIVERS)
+async def driver(request: pytest.FixtureRequest, storage: Path) -> GvisorDriver:
+    kind: Literal["auto", "overlay"] = "auto"
+    if request.param == "gvisor-btrfs":
+        driver = GvisorDriver(storage)
+        if driver.volumes.kind != "btrfs":
+            pytest.skip("this kernel has no btrfs")
+        return driver
+    # The overlay's lower half may lie anywhere: one template serves both.
+    templates = open_volumes(storage, kind, Settings.load().pool_bytes).templates
+    return GvisorDriver(storage, volumes=OverlayVolumes(storage, templates))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def new_sandbox(driver: GvisorDriver) -> AsyncIterator[NewSandbox]:
+    """Makes names of sandboxes, and sees to it that nothing of them is left on this node."""
+    names: list[str] = []
+    machines: set[str] = set()
+    started = driver.start
+
+    async def start(spec: MachineSpec) -> GvisorMachine:
+        machine = await started(spec)
+        machines.add(machine.machine_id)
+        return machine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "start", start)
+
+        def new() -> MachineSpec:
+            names.append(f"sbx-{secrets.token_hex(8)}")
+            return MachineSpec(names[-1], "base", LIMITS)
+
+        yield new
+    for name in names:
+        await driver.remove(name)
+    assert machines, "no test of this module started a machine"
+    await no_trace(driver.storage, names, machines)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def machine(driver: GvisorDriver, new_sandbox: NewSandbox) -> AsyncIterator[GvisorMachine]:
+    """A machine for all tests that leave it as it was."""
+    machine = await driver.start(new_sandbox())
+    yield machine
+    await machine.release()
+
+
+async def no_trace(storage: Path, sandboxes: list[str], machines: set[str]) -> None:
+    """Fail where a sandbox or a machine has left anything on the host."""
+    for name in sandboxes:
+        assert not (storage / "machines" / name).exists()
+        assert not (storage / "machines" / f"{name}.lock").exists()
+        assert name not in Path("/proc/self/mountinfo").read_text()
+        assert not (storage / "pool" / "sandboxes" / name).exists()
+        assert not (storage / "overlay" / "sandboxes" / name).exists()
+    assert not cgroups.names() & machines
+    async with asyncio.timeout(20):
+        # `runsc run` clears up after its machine by itself where its supervisor was killed, in its own time.
+        while left := processes_of(machines) + state_of(storage, machines):  # noqa: ASYNC110 - nobody tells us
+            await asyncio.sleep(0.1)
+    assert not left
+
+
+def processes_of(machines: set[str]) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            found.extend(f"{entry.name}: {machine}" for machine in machines if machine in command)
+    return found
+
+
+def state_of(storage: Path, machines: set[str]) -> list[str]:
+    return [path.name for path in (storage / "runsc").glob("*") if any(name in path.name for name in machines)]
