@@ -13,7 +13,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from actors.api import API_ERRORS, as_bearer, describe, is_fatal, session_token
 from actors.claim import Claim, Outcome
@@ -207,9 +207,7 @@ class Controller:
         """The queue offers a session that we still serve: the older claim's lease lapsed unseen."""
         older = self._served.get(session_id)
         if older is not None and older.task is not None:
-            log.warning("offered again while served, the older claim ends session_id=%s", session_id)
-            await older.lease.release()
-            await self._host.cancel(older.claim.claim_id)
+            older.lease.lose("the queue offered the item again")
             await asyncio.wait([older.task])
 
     async def _acknowledge(self, claim: Claim) -> bool:
@@ -295,13 +293,11 @@ class Controller:
         """The lease ended under the session: it has been cancelled. Stop the item only where it is still ours."""
         claim, ended = served.claim, await served.lease.wait_ended()
         log.warning("lease ended session_id=%s %s %s", claim.session_id, ended.why, ended.detail)
-        if ended.why is LeaseEnd.RELEASED:
-            return
         if ended.why is LeaseEnd.STOP_REQUESTED:
             await self._retry(self._host.release, claim, "stop_requested")
             await self._queue.stop(claim.work_id, client=self._client(served.tokens))
             return
-        await self._retry(self._host.lose_lease, claim, ended.why.value, ended.detail)
+        await self._retry(self._host.lose_lease, claim, cast("LostReason", ended.why.value), ended.detail)
         if not ended.why.lost:
             await self._queue.stop(claim.work_id)
 

@@ -113,6 +113,10 @@ class Lease:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
+    def lose(self, detail: str) -> None:
+        """Take it for lost: somebody saw that the item is not ours any more."""
+        self._finish(LeaseEnd.PRECONDITION_FAILED, detail)
+
     async def hand_over(self) -> None:
         """Release in the middle of a turn: ask for the shortest lease, so that the queue offers the item again soon.
 

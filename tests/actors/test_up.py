@@ -1,0 +1,128 @@
+"""`hourglass up` as a user runs it, with Ray, in both isolations."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from ray.util.state import list_actors
+
+from tests.service import HOURGLASS, stop
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.service import Installed
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+
+def test_sessions_are_served_in_both_isolations(installed: Installed, isolation: str, tmp_path: Path) -> None:
+    installed.options = ["--isolation", isolation, "--dashboard"]
+    with installed.up() as process:
+        sessions = [installed.session(recording) for recording in ("fix-the-bug", "tidy-the-logs")]
+        streams = [f"session-{session_id}" for session_id in sessions]
+        installed.wait_for(streams[0], "session.attached")
+        actors = ray_actors()
+        for stream in streams:
+            installed.wait_for(stream, "session.released")
+        copied = installed.command("cp", f"{sessions[0]}:/workspace/durations.py", str(tmp_path / "copy.py"))
+        missing = installed.command("cp", f"{sessions[0]}:/workspace/nope", str(tmp_path / "nope"))
+    assert process.returncode == 0
+    assert (tmp_path / "copy.py").read_text().startswith(('"""', "UNITS", "import", "def", "#")), copied.stderr
+    assert missing.returncode == 1
+    assert "no such file" in missing.stderr.lower()
+    assert {"HostActor", "ControllerActor"} <= actors
+    assert ({"SessionActor", "SandboxActor"} <= actors) == (isolation == "process")
+    for session_id, stream in zip(sessions, streams, strict=True):
+        kinds = installed.kinds(stream)
+        assert (
+            kinds.count("tool_call.requested")
+            == kinds.count("session.result_posted")
+            == len(installed.results(session_id))
+        )
+        assert installed.kinds(installed.sandbox_of(session_id))[-1] == "sandbox.stopped"
+    assert installed.command("log", "verify").returncode == 0
+    assert installed.environment.key not in (installed.home.parent / "up.log").read_text()
+
+
+def ray_actors() -> set[str]:
+    """Class names of the living actors, as `ray list actors` has them."""
+    return {actor.class_name for actor in list_actors(address="http://127.0.0.1:8265") if actor.state == "ALIVE"}
+
+
+def test_a_second_up_on_the_same_home_is_refused(installed: Installed) -> None:
+    with installed.up() as first:
+        second = installed.command("up")
+        assert second.returncode == 1
+        assert "another `hourglass up`" in second.stderr
+        assert str(first.pid) in second.stderr
+        assert "--home" in second.stderr
+        session_id = installed.session("bash-true")
+        installed.wait_for(f"session-{session_id}", "session.released")
+
+
+def test_a_key_that_the_queue_refuses_ends_it_with_the_reason(installed: Installed) -> None:
+    installed.server.revoke(installed.environment.key)
+    process = installed.start()
+    assert process.wait(60) == 1
+    stop(process)
+    said = (installed.home.parent / "up.log").read_text()
+    assert "revoked" in said
+    assert "next:" in said
+    assert "Traceback" not in said
+
+
+def test_a_corrupt_log_is_refused_and_left_alone(installed: Installed) -> None:
+    installed.home.mkdir(parents=True)
+    path = installed.home / "log.db"
+    path.write_bytes(b"this is no database" * 1000)
+    done = installed.command("up")
+    assert done.returncode == 1
+    assert "log.db" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert path.read_bytes() == b"this is no database" * 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ANTHROPIC_ENVIRONMENT_ID": ""}, "no environment"),
+        ({"ANTHROPIC_ENVIRONMENT_KEY": ""}, "no environment key"),
+        ({"HOURGLASS_ISOLATION": "none"}, "isolation"),
+        ({"HOURGLASS_LIMITS__MEMORY_BYTES": "12"}, "memory_bytes"),
+        ({"HOURGLASS_TEMPLATE": "nope"}, "template"),
+    ],
+)
+def test_bad_settings_end_it_before_ray_starts(installed: Installed, change: dict[str, str], said: str) -> None:
+    done = subprocess.run(
+        [HOURGLASS, "up"], env=installed.variables | change, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "next:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sigint_drains_as_well(installed: Installed) -> None:
+    process = installed.start()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    stop(process)
+
+
+def test_doctor_says_it_in_json_too(installed: Installed) -> None:
+    done = installed.command("doctor", "--json")
+    found = json.loads(done.stdout)
+    assert found["ok"] is (done.returncode == 0)
+    assert {"runsc", "root", "template"} <= {finding["name"] for finding in found["findings"]}
+
+
+def test_cp_without_a_service_says_how_to_start_one(installed: Installed) -> None:
+    done = installed.command("cp", "sesn_x:/etc/hosts", "-")
+    assert done.returncode == 1
+    assert "no service runs" in done.stderr
+    assert "hourglass up" in done.stderr

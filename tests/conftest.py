@@ -1,0 +1,48 @@
+"""What tests of several packages share."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from actors.machines.drivers import make_driver
+from actors.settings import Settings
+from events.sqlite_log import SqliteLog
+from replay.server.recorded import RecordedServer
+from replay.server.settings import ServerSettings
+from tests.service import Installed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+async def _remove_sandboxes(home: Path) -> None:
+    """Leave nothing on the storage that all tests share."""
+    if not (home / "log.db").exists():
+        return
+    log = SqliteLog(home / "log.db", read_only=True)
+    streams = log.streams()
+    log.close()
+    driver = make_driver(Settings(home=home))
+    for stream in streams:
+        if stream.startswith("sandbox-"):
+            await driver.remove(stream.removeprefix("sandbox-"))
+
+
+@pytest.fixture(params=["host", "process"])
+def isolation(request: pytest.FixtureRequest) -> str:
+    """Both ways to place sessions and sandboxes."""
+    value: str = request.param
+    return value
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Iterator[Installed]:
+    """A home and a server, nothing running; what it leaves is removed."""
+    with RecordedServer(ServerSettings(ttl_seconds=6)) as server:
+        made = Installed(server, server.create_environment(), tmp_path / "home")
+        yield made
+    asyncio.run(_remove_sandboxes(made.home))
