@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-from actors.guest.errors import is_utf8
-
 _TRUTHS = {
     **dict.fromkeys(("1", "on", "t", "true", "y", "yes"), True),
     **dict.fromkeys(("0", "off", "f", "false", "n", "no"), False),
@@ -66,7 +64,7 @@ def _argument(given: dict[str, object], name: str, kind: int, required: bool) ->
             raise _Unfit
         return None
     if kind == _STRING:
-        if isinstance(value, str) and is_utf8(value):
+        if isinstance(value, str):
             return value
         raise _Unfit
     if kind == _INTEGERS:

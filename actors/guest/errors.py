@@ -41,11 +41,6 @@ def well_formed(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
 
 
-def is_utf8(text: str) -> bool:
-    """Whether UTF-8 can carry the text."""
-    return _SURROGATE.search(text) is None
-
-
 def exception_text(error: BaseException) -> str:
     """What the model reads of an exception that no tool meant to raise."""
     return well_formed(repr(error))[:EXCEPTION_TEXT_MAX]

@@ -100,7 +100,7 @@ def grep(
     walk = os.path.join(os.path.dirname(os.path.abspath(__file__)), "walk.py")
     code, out, err = _run(
         [sys.executable, "-I", "-S", "-B", walk],
-        f"{root}\0{pattern}".encode(errors="surrogateescape"),
+        f"{root}\0{pattern}".encode(errors="surrogatepass"),
         children,
         env,
         control,
@@ -108,10 +108,10 @@ def grep(
     if code == -signal.SIGVTALRM:
         raise ToolFailure(f"grep: timed out after {WALK_CPU_S}s")
     if code == 2:
-        raise ToolFailure(out.decode(errors="surrogateescape"))
+        raise ToolFailure(out.decode(errors="surrogatepass"))
     if code != 0:
         raise RuntimeError(err.decode(errors="replace")[-1000:] or f"the search ended with status {code}")
-    return out.decode(errors="surrogateescape")
+    return out.decode(errors="surrogatepass")
 
 
 def _ripgrep(workdir: str, env: Mapping[str, str]) -> str | None:

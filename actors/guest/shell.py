@@ -13,6 +13,7 @@ import os
 import re
 import select
 import signal
+import threading
 import time
 
 from actors.guest import processes
@@ -67,6 +68,8 @@ class Shell:
         stdin, self._stdin = os.pipe2(os.O_CLOEXEC)
         self._stdout, stdout = os.pipe2(os.O_CLOEXEC)
         self._open = [self._wake_read, self._wake_write, self._stdin, self._stdout]
+        # A descriptor that was closed may be another file's by now: nobody may write to it then.
+        self._closing = threading.Lock()
         try:
             self._child: Child = children.spawn(
                 ["/bin/bash", "--noprofile", "--norc"],
@@ -96,11 +99,13 @@ class Shell:
 
     def poke(self) -> None:
         """Let `run` look around: any thread, any time."""
-        try:
-            os.write(self._wake_write, b"\0")
-        except (BlockingIOError, OSError):
-            # Full: a wake-up is on its way already. Closed: there is nobody to wake.
-            return
+        with self._closing:
+            try:
+                if self._open:
+                    os.write(self._wake_write, b"\0")
+            except BlockingIOError:
+                # Full: a wake-up is on its way already.
+                return
 
     def run(
         self, command: str, *, seconds: float, name: str, control: Control, on_output: Callable[[bytes], None]
@@ -152,9 +157,11 @@ class Shell:
             if ready.get(self._stdin, 0) and rest:
                 rest = self._write(rest, poll)
             if self._stdout in ready:
-                if not self._read(tail):
-                    return
-            elif self._child.status is not None and self._stdout not in dict(poll.poll(LAST_WORDS_S * 1000)):
+                over = not self._read(tail)
+            else:
+                over = self._child.status is not None and self._stdout not in dict(poll.poll(LAST_WORDS_S * 1000))
+            if over:
+                interruption.wait_over()
                 return
 
     def _write(self, rest: memoryview, poll: select.poll) -> memoryview:
@@ -189,7 +196,7 @@ class Shell:
         return out, tail.status, tail.total
 
     def kill(self, before: set[int] | None = None) -> None:
-        """End the shell, and what it started since `before`."""
+        """End the shell, and what it started since `before`; without it, the jobs that it left behind go on."""
         if self._child.status is None:
             processes.send(self.pid, signal.SIGKILL)
         if before is not None:
@@ -198,13 +205,10 @@ class Shell:
 
     def close(self) -> None:
         """Let go of the pipes."""
-        held, self._open = self._open, []
-        for fd in held:
-            os.close(fd)
-
-    def restart(self) -> None:
-        """End the shell alone: the jobs that earlier commands left behind go on."""
-        self.kill()
+        with self._closing:
+            held, self._open = self._open, []
+            for fd in held:
+                os.close(fd)
 
 
 class _Interruption:
@@ -220,6 +224,11 @@ class _Interruption:
         self._before = before
         self._spare_shell = _COMPOUND.search(command.rstrip()) is None
         self._until = 0.0
+
+    def wait_over(self) -> None:
+        """The shell is gone: see to the rest of what the interrupted command started."""
+        while self.begun and not self.over(time.monotonic()):
+            time.sleep(0.02)
 
     def over(self, now: float) -> bool:
         """To be asked again and again; True once everything was ended and nothing more will be printed."""

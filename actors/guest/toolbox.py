@@ -105,6 +105,7 @@ class Toolbox:
         if args["restart"]:
             if self.shell:
                 self.shell.kill()
+                self.shell = None
             self.shell = Shell(self._children, self._workdir, self._env)
             return Outcome("bash session restarted")
         command, milliseconds = args["command"], args["timeout_ms"]

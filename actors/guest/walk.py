@@ -83,7 +83,7 @@ def search(expression: re.Pattern[str], root: str) -> str:
 
 def main() -> int:
     """Read what to do, do it, say what came of it."""
-    root, _, pattern = sys.stdin.buffer.read().decode(errors="surrogateescape").partition("\0")
+    root, _, pattern = sys.stdin.buffer.read().decode(errors="surrogatepass").partition("\0")
     signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
     status = 0
@@ -91,7 +91,7 @@ def main() -> int:
         result = search(re.compile(pattern), root)
     except re.error as error:
         status, result = 2, f"grep: invalid regex: {error}"
-    sys.stdout.buffer.write(result.encode(errors="surrogateescape"))
+    sys.stdout.buffer.write(result.encode(errors="surrogatepass"))
     return status
 
 
