@@ -27,7 +27,7 @@ def build(platform: Platform) -> ASGIApp:
     """The application of a platform."""
     rules = [rule for module in _MODULES for rule in module.RULES]
     routes = [Route(rule.path, bind(rule, platform), methods=[rule.method]) for rule in rules]
-    app = Starlette(routes=routes, exception_handlers={ApiError: _refused, HTTPException: _unrouted})
+    app = Starlette(routes=routes, exception_handlers=_HANDLERS)
     return Gate(app, platform)
 
 
@@ -116,3 +116,12 @@ def _unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     refusal = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
     return json(refusal.body(request.scope["state"]["request_id"]), error.status_code)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    """A bug of this server: said in the envelope here, and with its trace by uvicorn."""
+    refusal = ApiError(500, f"Internal server error: {type(error).__name__}")
+    return json(refusal.body(request.scope["state"]["request_id"]), 500)
+
+
+_HANDLERS = {ApiError: _refused, HTTPException: _unrouted, Exception: _failed}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from replay.server.errors import invalid
@@ -66,8 +66,6 @@ def in_period(stamp: str, query: Mapping[str, str], key: str = "created_at") -> 
 
 def _comparable(stamp: str) -> str:
     """An RFC 3339 stamp of a client, in the server's own form, in which text order is time order."""
-    from datetime import UTC, datetime
-
     try:
         moment = datetime.fromisoformat(stamp)
     except ValueError:
@@ -83,5 +81,5 @@ def _encode(name: str) -> str:
 def _decode(token: str) -> str:
     try:
         return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         raise invalid("page: not a page of this list") from None

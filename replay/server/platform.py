@@ -57,6 +57,7 @@ class Platform:
         self.ids = Ids(settings.seed)
         self.credentials: Credentials = Credentials(api_key)
         self.changed = Signal()
+        self.closing = False
         self.faults = Faults()
         self.journal: deque[Served] = deque(maxlen=_JOURNAL_LENGTH)
         self.webhooks = Webhooks(self.clock, self.ids)
@@ -120,7 +121,9 @@ class Platform:
             session.feed.duplicates = times
 
     def close(self) -> None:
-        """End every stream and delivery, so that the server can stop."""
+        """End every stream, delivery and waiting poll, so that the server can stop."""
+        self.closing = True
+        self.changed.notify()
         for session in self.sessions.all():
             session.feed.close()
         self.webhooks.close()

@@ -94,8 +94,7 @@ class Player:
             error = {"type": "unknown_error", "message": message, "retry_status": {"type": "exhausted"}}
             self.session.emit({"type": "session.error", "error": error})
             self.session.rest({"type": "retries_exhausted"})
-        if self.session.status != "idle":
-            self.session.rest(_END_TURN)
+        self._end_turn()
 
     def _step(self, event: JsonObject) -> bool:
         """Do what one recorded event says; False where the walk has to wait there."""
@@ -119,8 +118,7 @@ class Player:
         if self._parked(self.session.open_calls):
             return False
         if not self.session.inbox:
-            if self.session.status != "idle":
-                self.session.rest(_END_TURN)
+            self._end_turn()
             return False
         self._take_message()
         return True
@@ -171,8 +169,15 @@ class Player:
             return True
         if self._parked(self.session.open_calls):
             return False
+        self.session.leave_park()
         self.session.rest(stop_reason, event.get("stop_details"))
         return True
+
+    def _end_turn(self) -> None:
+        """Rest, where the recording has nothing more for this turn and did not say so itself."""
+        self.session.leave_park()
+        if self.session.status != "idle":
+            self.session.rest(_END_TURN)
 
     def _call(self, event: JsonObject) -> None:
         recorded = self.recording.answers.get(event["id"])

@@ -114,13 +114,15 @@ class RecordedServer:
         self._ready.wait()
 
     def stop(self) -> None:
-        """End every stream, then the server."""
+        """End every stream, then the server. Raises TimeoutError where a request keeps it."""
         if self._loop is None:
             self._socket.close()
             return
         self.call(lambda platform: platform.close())
         self.call(lambda _: self._server.leave.set())
         self._thread.join(_STOP_SECONDS)
+        if self._thread.is_alive():
+            raise TimeoutError(f"the recorded-session server did not end within {_STOP_SECONDS:g} s")
 
     def call(self, act: Callable[[Platform], T]) -> T:
         """Run `act` on the server's thread, where its state may be touched, and return what it returns."""

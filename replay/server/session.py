@@ -171,6 +171,11 @@ class Session:
         """Become idle on the open calls; says so again where fewer are left than it last said."""
         self.rest({"type": "requires_action", "event_ids": [call.id for call in self.open_calls]})
 
+    def leave_park(self) -> None:
+        """Become running again, if it was parked: its calls are answered, whatever comes next."""
+        if self.stop_reason is not None and self.stop_reason["type"] == "requires_action":
+            self.run()
+
     def terminate(self) -> None:
         """Be over: say so, and end every stream."""
         if self.is_over:

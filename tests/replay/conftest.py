@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
-from collections.abc import Callable, Iterator
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import anthropic
 import pytest
+from anthropic import AsyncAnthropic
 
+from replay.library import Library
 from replay.recording import Recording, parse
 from replay.server import EnvironmentAccess, RecordedServer, ServerSettings
+from replay.user import first_message
 
 
 @dataclass
@@ -124,3 +131,79 @@ def play() -> Callable[..., Recording]:
         return parse("\n".join(map(json.dumps, lines)).encode(), "made-here")
 
     return make
+
+
+# --- the SDK's side ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def async_app(server: RecordedServer) -> AsyncIterator[AsyncAnthropic]:
+    async with AsyncAnthropic(api_key=server.api_key, base_url=server.base_url) as client:
+        yield client
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Any:
+    yield tmp_path
+    # The SDK's toolset ends its shell alone, and not what that started in the background.
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            inside = (process / "cwd").readlink().is_relative_to(tmp_path)
+        except OSError:
+            continue
+        if inside and int(process.name) != os.getpid():
+            os.kill(int(process.name), signal.SIGKILL)
+
+
+@pytest.fixture
+async def sdk_worker(
+    async_app: AsyncAnthropic, environment: EnvironmentAccess, workdir: Path
+) -> AsyncIterator[Callable[..., asyncio.Task[None]]]:
+    """Starts the SDK's worker, as a vendor's guide does."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def start(**more: Any) -> asyncio.Task[None]:
+        made = async_app.beta.environments.work.worker(
+            environment_id=environment.id,
+            environment_key=environment.key,
+            workdir=workdir,
+            max_idle=0.3,
+            **more,
+        )
+        tasks.append(asyncio.create_task(made.run()))
+        return tasks[-1]
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+BeginPlayed = Callable[[str], Awaitable[str]]
+Differing = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def begin_played(async_app: AsyncAnthropic, server: RecordedServer, environment: EnvironmentAccess) -> BeginPlayed:
+    """Creates a session on a shipped recording, with the message that it begins with."""
+
+    async def create(name: str) -> str:
+        session = await async_app.beta.sessions.create(
+            agent=server.create_agent(name),
+            environment_id=environment.id,
+            initial_events=first_message(Library().get(name)),  # type: ignore[arg-type]
+        )
+        return session.id
+
+    return create
+
+
+@pytest.fixture
+def differing(server: RecordedServer, workdir: Path) -> Differing:
+    """The calls whose result here is not the recorded one, when this work tree is taken for the recorded one."""
+
+    def find(session: str) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = server.comparison(session)["calls"]
+        return [one for one in calls if str(one["posted"]).replace(str(workdir), "/workspace") != str(one["recorded"])]
+
+    return find

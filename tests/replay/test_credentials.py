@@ -115,7 +115,7 @@ def test_a_token_serves_its_own_session_and_sends_results_alone(
     ):
         answer = mate("POST", f"/v1/sessions/{mine}/events", {"events": [event]})
         assert answer.status == 403
-        assert event["type"] in str(answer.error["message"])
+        assert str(event["type"]) in answer.error["message"]
 
 
 @pytest.mark.parametrize("mint", [True, False])

@@ -355,3 +355,15 @@ def test_an_unrecoverable_session_takes_nothing_more(
     answer = send(session, MESSAGE)
     assert answer.status == 400
     assert "is terminated" in answer.error["message"]
+
+
+def test_a_recording_that_breaks_off_still_ends_its_turn(
+    server: RecordedServer, begin: Begin, send: Send, play: Callable[..., Recording]
+) -> None:
+    call = ("agent.tool_use", {"name": "bash", "input": {}})
+    session = begin(play(("user.message", {"content": TEXT}), call, ("user.tool_result", {"tool_use_id": "e2"})))
+    before = len(server.events(session))
+    send(session, result(open_calls(server, session)[0]))
+    server.wait_for_status(session, "idle", "end_turn")
+    found = [one for one in types(server, session, before) if "thread" not in one]
+    assert found == ["user.tool_result", "session.status_running", "session.usage", "session.status_idle"]

@@ -43,7 +43,7 @@ async def poll(call: Exchange) -> Response:
     worker_id = call.request.headers.get("anthropic-worker-id")
     deadline = time.monotonic() + block / 1000
     item = queue.poll(worker_id, reclaim)
-    while item is None and (left := deadline - time.monotonic()) > 0:
+    while item is None and not call.platform.closing and (left := deadline - time.monotonic()) > 0:
         await call.platform.changed.wait(min(left, _LOOK_SECONDS))
         item = queue.poll(worker_id, reclaim)
     if item is None:
