@@ -162,6 +162,7 @@ class LogReadOnly(LogError):
     """{path} was opened for reading, and something was to be written."""
 
     path: Path
+    next_step = "Open it without read_only, in the one process that writes it."
 
 
 @dataclass(eq=False)
@@ -169,6 +170,7 @@ class LogClosed(LogError):
     """{path} was closed."""
 
     path: Path
+    next_step = "Open it again."
 
 
 @dataclass(eq=False)

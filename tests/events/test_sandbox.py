@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from events.errors import IllegalTransition
+from events.sandbox import (
+    TRANSITIONS,
+    CallStatus,
+    Command,
+    CompleteCall,
+    Crash,
+    Create,
+    InterruptCall,
+    Kill,
+    Phase,
+    Recover,
+    SandboxState,
+    Start,
+    StartCall,
+    Stop,
+    decide,
+    evolve,
+)
+from events.sandbox_state import LIFE
+from events.types import Limits, SandboxFrozen, SandboxResumed, SandboxSuspended, SandboxThawed
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from events.types import EventData
+
+CREATE = Create(session_id="s", driver="gvisor", template="base", limits=Limits())
+STOP = Stop(reason="shutdown")
+CRASH = Crash(reason="out_of_memory", detail="exit 137")
+KILL = Kill(reason="session_over")
+
+
+def start(machine_id: str = "m1") -> Start:
+    return Start(machine_id=machine_id, node="n", seconds=0.1, agent_version="1")
+
+
+def recover(kept: Literal["memory_and_files", "files"] = "files", machine_id: str = "m2") -> Recover:
+    return Recover(machine_id=machine_id, node="n2", kept=kept, seconds=0.1)
+
+
+def call(tool_use_id: str = "t1") -> StartCall:
+    return StartCall(tool_use_id=tool_use_id, tool="bash", input={"command": "true"})
+
+
+def complete(tool_use_id: str = "t1") -> CompleteCall:
+    return CompleteCall(tool_use_id=tool_use_id, content=[{"type": "text", "text": "ok"}], is_error=False, seconds=1)
+
+
+def interrupt(tool_use_id: str = "t1") -> InterruptCall:
+    return InterruptCall(tool_use_id=tool_use_id, reason="machine_lost", content=({"type": "text", "text": "gone"},))
+
+
+def after(*commands: Command) -> SandboxState:
+    state = SandboxState("x")
+    for command in commands:
+        for data in decide(state, command):
+            state = evolve(state, data)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("commands", "phase"),
+    [
+        ((), Phase.ABSENT),
+        ((CREATE,), Phase.CREATED),
+        ((CREATE, start()), Phase.RUNNING),
+        ((CREATE, start(), STOP), Phase.STOPPED),
+        ((CREATE, start(), STOP, start("m2")), Phase.RUNNING),
+        ((CREATE, start(), CRASH), Phase.CRASHED),
+        ((CREATE, start(), CRASH, recover()), Phase.RUNNING),
+        ((CREATE, start(), recover("memory_and_files", "m1")), Phase.RUNNING),
+        ((CREATE, KILL), Phase.KILLED),
+        ((CREATE, start(), CRASH, KILL), Phase.KILLED),
+    ],
+)
+def test_where_commands_lead(commands: tuple[Command, ...], phase: Phase) -> None:
+    assert after(*commands).phase is phase
+
+
+@pytest.mark.parametrize(
+    ("commands", "again"),
+    [
+        ((CREATE,), CREATE),
+        ((CREATE, start()), CREATE),
+        ((CREATE, start()), start()),
+        ((CREATE, start(), STOP), STOP),
+        ((CREATE, start(), CRASH), CRASH),
+        ((CREATE, start(), CRASH, recover()), recover()),
+        ((CREATE, KILL), KILL),
+        ((CREATE, start(), call()), call()),
+        ((CREATE, start(), call(), complete()), call()),
+        ((CREATE, start(), call(), complete()), complete()),
+        ((CREATE, start(), call(), interrupt()), interrupt()),
+        ((CREATE, start(), call(), interrupt()), call()),
+    ],
+)
+def test_what_is_already_so_decides_nothing(commands: tuple[Command, ...], again: Command) -> None:
+    assert decide(after(*commands), again) == []
+
+
+@pytest.mark.parametrize(
+    ("commands", "illegal", "because"),
+    [
+        ((), start(), "version 1"),
+        ((), KILL, "version 1"),
+        ((CREATE,), STOP, "version 2"),
+        ((CREATE,), call(), "version 2"),
+        ((CREATE, start()), start("m2"), "version 3"),
+        ((CREATE, start()), recover("files", "m2"), "its machine is m1, not m2"),
+        ((CREATE, start()), complete(), "no call t1 was started"),
+        ((CREATE, start(), CRASH), start("m2"), "version 4"),
+        ((CREATE, start(), CRASH), call(), "version 4"),
+        ((CREATE, start(), call(), complete()), interrupt(), "call t1 is completed already"),
+        ((CREATE, start(), call(), interrupt()), complete(), "call t1 is interrupted already"),
+        ((CREATE, KILL), CREATE, "version 3"),
+        ((CREATE, KILL), start(), "version 3"),
+        (
+            (CREATE,),
+            Create(session_id="other", driver="gvisor", template="base", limits=Limits()),
+            "version 2",
+        ),
+    ],
+)
+def test_what_is_not_possible_is_refused(commands: tuple[Command, ...], illegal: Command, because: str) -> None:
+    state = after(*commands)
+    with pytest.raises(IllegalTransition) as caught:
+        decide(state, illegal)
+    error = caught.value
+    assert (error.stream, error.phase, error.what) == ("sandbox-x", state.phase.value, type(illegal).__name__)
+    assert because in str(error)
+
+
+def test_only_commands_are_decided() -> None:
+    with pytest.raises(TypeError, match="not a sandbox's command: str"):
+        decide(SandboxState("x"), "start")  # type: ignore[arg-type]
+
+
+def test_what_a_sandbox_is() -> None:
+    state = after(CREATE, start())
+    assert (state.session_id, state.driver, state.template, state.limits) == ("s", "gvisor", "base", Limits())
+    assert (state.machine_id, state.node) == ("m1", "n")
+    moved = after(CREATE, start(), CRASH, recover())
+    assert (moved.machine_id, moved.node) == ("m2", "n2")
+
+
+@pytest.mark.parametrize(
+    ("commands", "lost"),
+    [
+        ((CREATE, start()), False),
+        ((CREATE, start(), STOP), False),
+        ((CREATE, start(), STOP, start("m2")), True),
+        ((CREATE, start(), STOP, start("m2"), call()), True),
+        ((CREATE, start(), STOP, start("m2"), call(), complete()), False),
+        ((CREATE, start(), STOP, start("m2"), call(), interrupt()), False),
+        ((CREATE, start(), CRASH, recover("files")), True),
+        ((CREATE, start(), recover("memory_and_files", "m1")), False),
+        ((CREATE, start(), CRASH, recover("files"), recover("memory_and_files", "m2")), True),
+    ],
+)
+def test_lost_memory_is_known_until_a_call_has_ended(commands: tuple[Command, ...], lost: bool) -> None:
+    assert after(*commands).memory_lost is lost
+
+
+def test_the_result_of_a_call_is_kept_and_says_whether_memory_was_lost() -> None:
+    state = after(
+        CREATE, start(), call("t1"), complete("t1"), CRASH, recover(), call("t2"), interrupt("t2"), call("t3")
+    )
+    first, second, third = (state.calls[one] for one in ("t1", "t2", "t3"))
+    assert (first.status, first.content, first.after_memory_loss) == (
+        CallStatus.COMPLETED,
+        [{"type": "text", "text": "ok"}],
+        False,
+    )
+    assert (second.status, second.reason, second.after_memory_loss) == (CallStatus.INTERRUPTED, "machine_lost", True)
+    assert [one.tool_use_id for one in state.open_calls] == ["t3"]
+    assert third.content == []
+
+
+def test_an_outcome_is_recorded_after_the_machine_is_gone() -> None:
+    for end in (STOP, CRASH, KILL):
+        assert after(CREATE, start(), call(), end, complete()).open_calls == []
+        assert after(CREATE, start(), call(), end, interrupt()).open_calls == []
+
+
+def test_pauses_are_folded() -> None:
+    state = after(CREATE, start(), call(), complete())
+    for data, phase in (
+        (SandboxFrozen(reason="idle"), Phase.FROZEN),
+        (SandboxThawed(seconds=0.1), Phase.RUNNING),
+        (SandboxSuspended(reason="idle", snapshot_id="snap"), Phase.SUSPENDED),
+        (SandboxResumed(machine_id="m9", node="n", snapshot_id="snap", seconds=0.1), Phase.RUNNING),
+    ):
+        state = evolve(state, data)
+        assert state.phase is phase
+    assert (state.machine_id, state.memory_lost) == ("m9", False)
+
+
+def test_states_travel_between_processes() -> None:
+    state = after(CREATE, start(), call(), complete())
+    assert pickle.loads(pickle.dumps(state)) == state
+
+
+IDS = st.sampled_from(["t1", "t2", "t3"])
+MACHINES = st.sampled_from(["m1", "m2"])
+COMMANDS: st.SearchStrategy[Command] = st.one_of(
+    st.just(CREATE),
+    MACHINES.map(start),
+    st.just(STOP),
+    st.just(CRASH),
+    MACHINES.map(lambda machine: recover("files", machine)),
+    MACHINES.map(lambda machine: recover("memory_and_files", machine)),
+    st.just(KILL),
+    IDS.map(call),
+    IDS.map(complete),
+    IDS.map(interrupt),
+)
+
+
+@given(st.lists(COMMANDS, max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_what_is_decided_can_happen_and_folds_alike(commands: list[Command]) -> None:
+    state = SandboxState("x")
+    history: list[EventData] = []
+    for command in commands:
+        try:
+            decided = decide(state, command)
+        except IllegalTransition:
+            continue
+        for data in decided:
+            assert TRANSITIONS[data.type][state.phase]
+            state = evolve(state, data)
+        history += decided
+        if not isinstance(command, Recover):
+            assert decide(state, command) == []
+    assert LIFE.fold(SandboxState("x"), history) == state
+    assert state.version == len(history)
