@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,7 @@ from rich.text import Text
 
 from events.commands_entities import AsJson, Home, LogFile
 from events.console import clean, complain, console, print_json, say, table
-from events.errors import NothingThere
+from events.errors import FileNotWritten, NothingThere
 from events.home import log_path
 from events.log import CaughtUp
 from events.sqlite_log import SqliteLog
@@ -35,6 +36,12 @@ app = typer.Typer(
 )
 
 _COLUMNS = (">position", "time", "stream", ">version", "event", "what")
+_NO_POSITION = 2**62
+"""Beyond every position, and still an integer of SQLite's."""
+
+_TOO_LONG = 19
+"""Digits that no position has."""
+
 _TYPE_STYLES = {"session.failed": "red", "sandbox.crashed": "red", "tool_call.interrupted": "yellow"}
 
 
@@ -71,7 +78,7 @@ def show(
     path = log_path(home, log)
     with SqliteLog(path, read_only=True) as opened:
         if what.isascii() and what.isdigit():
-            _show_one(opened, int(what), as_json=as_json)
+            _show_one(opened, int(what) if len(what) < _TOO_LONG else _NO_POSITION, as_json=as_json)
             return
         rows = _stream(opened, what)
         if as_json:
@@ -140,8 +147,11 @@ def _write_whole(output: Path, lines: Iterator[bytes]) -> int:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(output)
+    except OSError as error:
+        raise FileNotWritten(path=output, detail=error.strerror or str(error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     return written
 
 

@@ -97,6 +97,9 @@ def translate(error: sqlite3.Error | OSError, path: Path) -> LogError:
             return LogCorrupt(path=path, detail=str(error))
         case sqlite3.SQLITE_NOTADB:
             return NotALog(path=path, reason="it is no SQLite file, or its first page is damaged")
+        case sqlite3.SQLITE_ERROR if str(error) == "malformed JSON":
+            # From a view, over a row that was changed behind the log's back.
+            return LogCorrupt(path=path, detail="a row holds what is not JSON")
         case _:
             return LogUnavailable(path=path, detail=str(error))
 

@@ -24,6 +24,7 @@ fields are attributes, and the errors survive pickling, since they cross between
     │   ├── UnknownEventType          a row of a type that this version does not know
     │   ├── EventTooNew               a row of a schema that this version does not know
     │   └── NothingThere              no such stream or position
+    ├── FileNotWritten                a command's output file
     └── IllegalTransition             a command or an event that the state does not allow
 """
 
@@ -241,6 +242,15 @@ class NothingThere(LogError):
     path: Path
     what: str
     next_step = "`hourglass log tail`, `hourglass sessions` and `hourglass sandboxes` show what there is."
+
+
+@dataclass(eq=False)
+class FileNotWritten(HourglassError):
+    """{path} can't be written: {detail}."""
+
+    path: Path
+    detail: str
+    next_step = "Name another file, or see to the folder's rights and its room; what was there before is untouched."
 
 
 @dataclass(eq=False)

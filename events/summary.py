@@ -26,7 +26,7 @@ def summarize(event_type: str, data: Any) -> str:
 def input_line(tool: Any, given: Any) -> str:
     """A tool call as a person would write it: the command, or the path and what is done to it."""
     if not isinstance(given, dict):
-        return clean(f"{tool} {given}", _LIMIT)
+        return clean(tool if given is None else f"{tool} {given}", _LIMIT)
     for key in ("command", "file_path", "pattern", "path"):
         if isinstance(given.get(key), str):
             return f"{clean(tool)} {first_line(given[key], _LIMIT)}"

@@ -10,7 +10,7 @@ def _time(expression: str) -> str:
 def _field(event_type: str, field: str) -> str:
     """The field of a group's last event of that type; SQLite has no `last`, but `max` of (position, value) is it."""
     return (
-        f"substr(max(CASE WHEN type = '{event_type}' THEN printf('%020d', position) || data ->> '$.{field}' END), 21)"
+        f"substr(max(CASE WHEN type = '{event_type}' THEN printf('%020d', position) || (data ->> '$.{field}') END), 21)"
     )
 
 
@@ -82,7 +82,7 @@ SELECT
     coalesce({_field("sandbox.created", "driver")}, {_field("sandbox.branched", "driver")}) AS driver,
     coalesce({_field("sandbox.created", "template")}, {_field("sandbox.branched", "template")}) AS template,
     substr(max(CASE WHEN type IN ('sandbox.started', 'sandbox.recovered', 'sandbox.resumed')
-        THEN printf('%020d', position) || data ->> '$.machine_id' END), 21) AS machine_id,
+        THEN printf('%020d', position) || (data ->> '$.machine_id') END), 21) AS machine_id,
     {_time("min(recorded_at)")} AS first_at,
     {_time("max(recorded_at)")} AS last_at,
     {_count("tool_call.started")} AS tool_calls,

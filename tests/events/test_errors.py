@@ -42,6 +42,7 @@ EXAMPLES: list[tuple[HourglassError, str, str]] = [
     (errors.UnknownEventType(type="a.b", position=7), "Position 7 has an event of type a.b", "log show 7"),
     (errors.EventTooNew(type="a.b", position=7, found=2, supported=1), "a a.b of schema 2", "log show 7"),
     (errors.NothingThere(path=PATH, what="stream x"), "There is no stream x in /home/log.db.", "hourglass sessions"),
+    (errors.FileNotWritten(path=PATH, detail="no room"), "/home/log.db can't be written: no room.", "another file"),
     (
         errors.IllegalTransition(stream="session-s", phase="lost", what="Attach", because=": no"),
         "session-s is lost: Attach is not possible: no.",
