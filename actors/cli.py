@@ -53,8 +53,8 @@ def up(
     as_json: _Json = False,
 ) -> None:
     """Serve an environment until SIGTERM or Ctrl-C, then hand everything back."""
+    from actors.ray_environment import prepare_ray
     from actors.settings import Settings
-    from actors.up import serve
 
     settings = Settings.load(
         config,
@@ -69,6 +69,9 @@ def up(
         drain_seconds=drain_seconds,
         ray_address=address,
     )
+    prepare_ray(loopback=settings.ray_address is None)
+    from actors.up import serve
+
     _check_node(settings)
     serve(settings, dashboard=dashboard, ready=lambda: _say_ready(settings, as_json))
 
@@ -154,13 +157,17 @@ def cp(
     as_json: _Json = False,
 ) -> None:
     """Copy a file out of the sandbox of a session, while the service runs."""
-    from actors.service import read_file
+    from actors.ray_environment import prepare_ray
     from actors.settings import Settings
+
+    settings = Settings.load(config, home=home)
+    prepare_ray(loopback=settings.ray_address is None)
+    from actors.service import read_file
 
     session_id, colon, path = source.partition(":")
     if not colon or not session_id or not path:
         raise typer.BadParameter("say SESSION:PATH, as in sesn_01AB:/workspace/report.md", param_hint="SESSION:PATH")
-    content = read_file(Settings.load(config, home=home), session_id, path, _FILE_BYTES_MAX)
+    content = read_file(settings, session_id, path, _FILE_BYTES_MAX)
     if str(target) == "-":
         typer.get_binary_stream("stdout").write(content)
         return

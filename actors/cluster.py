@@ -8,8 +8,8 @@ controller.
 from __future__ import annotations
 
 import logging
-import os
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -19,6 +19,7 @@ from actors.api import connect, forget_credentials
 from actors.controller import Controller
 from actors.host import Host, HostGone
 from actors.queue import WorkQueue
+from events.errors import HourglassError
 
 if TYPE_CHECKING:
     from actors.claim import Claim, Outcome
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 NAMESPACE = "hourglass"
 _OBJECT_STORE_BYTES = 96 * 1024**2
 """Actors exchange messages of some KiB; Ray's default would take a third of the machine's memory."""
+
+
+@dataclass(eq=False)
+class RayNotLoopback(HourglassError):
+    """Ray would listen at {address}, where the network can reach it."""
+
+    address: str
+    next_step = "Start it with `hourglass up` in a fresh process, or name a cluster to join with --address."
+
 
 _HOST_OPTIONS: dict[str, Any] = {
     "num_cpus": 0,
@@ -51,10 +61,10 @@ def prepare_process() -> None:
 
 
 def start_ray(settings: Settings, *, dashboard: bool = False) -> None:
-    """Join the cluster of the settings, or start Ray on this machine, bound to loopback."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # It says at each start that token authentication is on, which is how we want it.
-    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    """Join the cluster of the settings, or start Ray on this machine, bound to loopback.
+
+    `prepare_ray` must have been called. Raises `RayNotLoopback` where Ray would listen to the network.
+    """
     common: dict[str, Any] = {"namespace": NAMESPACE, "logging_level": logging.WARNING}
     if settings.ray_address is not None:
         ray.init(address=settings.ray_address, **common)
@@ -67,6 +77,10 @@ def start_ray(settings: Settings, *, dashboard: bool = False) -> None:
         resources={"sandbox": settings.max_sandboxes},
         **common,
     )
+    address = ray.get_runtime_context().gcs_address
+    if not address.startswith("127.0.0.1:"):
+        ray.shutdown()
+        raise RayNotLoopback(address)
 
 
 class HostActor(Host):

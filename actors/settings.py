@@ -38,6 +38,8 @@ _config_file: ContextVar[Path | None] = ContextVar("_config_file", default=None)
 class SettingsError(Exception):
     """Raised when a setting can't be used. The message names it and says what it should be, never a secret's value."""
 
+    next_step = "Correct it where it is set: an option, a HOURGLASS_… variable, or the settings file."
+
 
 def default_state_dir() -> Path:
     """Where state lies if nobody says: `/var/lib/hourglass` for root, else the user's XDG state folder."""
