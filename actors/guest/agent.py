@@ -69,7 +69,9 @@ class Agent:
         self._channels: dict[int, Channel] = {}
         self._children = Children()
         self._toolbox = Toolbox(self._children, workdir, env)
-        self._guard = Guard(self._toolbox, lambda: self._calls.running is not None, whole_machine=is_init)
+        self._guard = Guard(
+            self._toolbox, self._children, lambda: self._calls.running is not None, whole_machine=is_init
+        )
         self._calls = Calls(self._toolbox, self._started)
         self._kinds: dict[str, Callable[[Channel], None]] = {
             "tool": self._tool,

@@ -25,8 +25,12 @@ LOOK_S = 0.1
 """Between two looks while a call runs; a bomb makes about 30 processes meanwhile under gVisor."""
 IDLE_LOOK_S = 0.5
 """Between two looks at what earlier calls left running."""
-THREADS_EVERY = 10
-"""Threads are counted at every tenth look: that reads a file for each process."""
+ALARMED_LOOK_S = 0.03
+"""Between two looks once there are more than half as many processes as may be."""
+MANY = 32
+"""With more processes, threads are not counted: while a bomb goes off, every file that is read is time lost."""
+SLOWLY = 10
+"""Memory is read at every tenth look then."""
 MEMORY_SLACK = 128 << 20
 MEMORY_SHARE = 0.15
 """Memory that is kept free of tools, whichever is more: the kernel of a machine needs it, and a look comes late."""
@@ -43,10 +47,13 @@ class Limits:
 class Guard:
     """The watch, in a thread of its own."""
 
-    def __init__(self, toolbox: Toolbox, busy: Callable[[], bool], *, whole_machine: bool) -> None:
+    def __init__(
+        self, toolbox: Toolbox, children: processes.Children, busy: Callable[[], bool], *, whole_machine: bool
+    ) -> None:
         """`whole_machine`: every process but this one is a tool's; else only those of the shell's session are."""
         self.limits = Limits()
         self._toolbox = toolbox
+        self._children = children
         self._busy = busy
         self._whole = whole_machine
         self._go = threading.Event()
@@ -66,29 +73,30 @@ class Guard:
         while True:
             self._go.wait()
             busy = self._busy()
-            began = time.monotonic()
-            left = self._look()
-            if not busy and not self._busy() and left <= 1:
+            count = self._look()
+            if not busy and not self._busy() and count <= 1:
+                # The shell alone is left, and it does nothing by itself.
                 self._go.clear()
                 if self._busy():
                     self._go.set()
                 continue
-            # At most a tenth of a core goes into looking.
-            time.sleep(max(LOOK_S if busy else IDLE_LOOK_S, 9 * (time.monotonic() - began)))
+            alarmed = self.limits.processes and count > self.limits.processes // 2
+            time.sleep(ALARMED_LOOK_S if alarmed else LOOK_S if busy else IDLE_LOOK_S)
 
     def _look(self) -> int:
         """One look; how many processes there are."""
         self._looks += 1
         seen = self._tools()
-        count = len(seen)
         limit = self.limits.processes
-        if limit and count <= limit and self._looks % THREADS_EVERY == 0:
-            count = sum(process.threads for pid in seen if (process := processes.look(pid)))
-        if limit and count > limit:
+        if limit and (self._threads(seen) if len(seen) <= MANY else len(seen)) > limit:
             self._too_many(limit)
-        elif self.limits.memory_bytes and self._whole:
+        elif self.limits.memory_bytes and self._whole and (len(seen) <= MANY or self._looks % SLOWLY == 0):
             self._check_memory(seen)
         return len(seen)
+
+    @staticmethod
+    def _threads(seen: set[int]) -> int:
+        return sum(process.threads for pid in seen if (process := processes.look(pid)))
 
     def _tools(self) -> set[int]:
         """Every process that a tool started."""
@@ -107,18 +115,14 @@ class Guard:
             "the next command gets a new shell"
         )
         if shell:
+            shell.condemned = True
             shell.verdict = said
-            processes.end_group(shell.pid, lambda: self._alive(shell.pid))
+            self._children.end_group(shell.pid)
+        else:
+            self._toolbox.notice = said
         if self._whole and len(self._tools()) > limit:
             # Something that left the shell's process group. Group 1 makes it `kill(-1)`: everything but this process.
-            processes.end_group(1, lambda: self._alive(0))
-        if not shell:
-            self._toolbox.notice = said
-
-    def _alive(self, group: int) -> int:
-        """Processes that are alive: of one session, or of all with 0."""
-        found = [process for pid in self._tools() if (process := processes.look(pid))]
-        return sum(process.state not in "ZX" and group in (0, process.session) for process in found)
+            self._children.end_group(1)
 
     def _check_memory(self, seen: set[int]) -> None:
         limit = self.limits.memory_bytes

@@ -9,6 +9,8 @@ seen at once though a job holds its output open; interrupts; and a command that 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import select
@@ -37,7 +39,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 # Where none of these is in a command, nothing comes after the program that an interrupt ends. (After `&&` nothing comes
 # either, unless the program calls its interruption a success.)
 _COMPOUND = re.compile(r"[;\n`({]|\|\||(?<![<>&])&(?![>&])")
-_READ_BYTES = 65536
+_READ_BYTES = 256 * 1024
 
 
 class ShellGone(Exception):
@@ -86,11 +88,16 @@ class Shell:
         finally:
             os.close(stdin)
             os.close(stdout)
+        # Four times the usual, so that a flood of output costs fewer turns.
+        with contextlib.suppress(PermissionError):
+            fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _READ_BYTES)
         os.set_blocking(self._stdin, False)
         os.set_blocking(self._stdout, False)
         self.pid = self._child.pid
         self.verdict = ""
-        """Set by whoever ended the shell's processes for breaking a limit: why."""
+        """Set by whoever ended processes of the shell for breaking a limit: why."""
+        self.condemned = False
+        """Set before the verdict where the shell was among them."""
 
     @property
     def closed(self) -> bool:
@@ -162,6 +169,8 @@ class Shell:
                 over = self._child.status is not None and self._stdout not in dict(poll.poll(LAST_WORDS_S * 1000))
             if over:
                 interruption.wait_over()
+                # Its output ends a moment before it does; the next command must find it gone.
+                self._child.ended.wait(LAST_WORDS_S)
                 return
 
     def _write(self, rest: memoryview, poll: select.poll) -> memoryview:

@@ -140,8 +140,8 @@ class Toolbox:
         if shell and shell.verdict:
             # Processes were ended after the last call had its result: the next one tells.
             self.notice, shell.verdict = shell.verdict, ""
-            if shell.closed:
-                shell.close()
+            if shell.condemned:
+                shell.kill()
                 shell = None
         if shell is None:
             shell = self.shell = Shell(self._children, self._workdir, self._env)
@@ -153,8 +153,8 @@ class Toolbox:
         if shell is None or not shell.verdict:
             return ""
         verdict, shell.verdict = shell.verdict, ""
-        if shell.closed:
-            shell.close()
+        if shell.condemned:
+            shell.kill()
             self.shell = None
         return verdict
 

@@ -10,11 +10,13 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import actors.guest
 from actors.machines.guest import GuestConnection, connect
+from actors.machines.protocol import Guest, ToolResult
 from events.types import Limits
 
 AGENT = Path(actors.guest.__file__).parent / "__main__.py"
@@ -27,8 +29,8 @@ def running_agent(workdir: Path, *, path: str = "/usr/bin:/bin") -> Iterator[soc
     ours, theirs = socket.socketpair()
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-B", str(AGENT), "--workdir", str(workdir)],
-        stdin=theirs,
-        stdout=theirs,
+        stdin=theirs.fileno(),
+        stdout=theirs.fileno(),
         env={**os.environ, "PATH": path, "HOME": str(workdir)},
     )
     theirs.close()
@@ -76,3 +78,35 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def text(result: ToolResult) -> str:
+    (block,) = result.content
+    assert block["type"] == "text"
+    return str(block["text"])
+
+
+class Bash:
+    """Runs commands, each with an id of its own."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self.last = ""
+        self._count = 0
+
+    async def __call__(self, command: str, **options: Any) -> ToolResult:
+        self._count += 1
+        self.last = f"{id(self)}-{self._count}"
+        return await self._guest.run_tool(self.last, "bash", {"command": command}, timeout=30, **options)
+
+
+@pytest.fixture
+def bash(guest: GuestConnection) -> Bash:
+    return Bash(guest)
+
+
+async def begun(path: Path) -> None:
+    """Wait for a file that a command makes."""
+    async with asyncio.timeout(20):
+        while not path.exists():  # noqa: ASYNC110 (another process makes it)
+            await asyncio.sleep(0.005)

@@ -16,14 +16,85 @@ from tests.actors.guest.oracle import Pair, paired
 
 LONG = "x" * 300
 PATHS = [
-    "a.txt", "d/b.txt", "d", "", ".", "./d/../a.txt", "d//b.txt", "new.txt", "new/er/file.txt", "a.txt/below", "crlf.txt",
-    "latin.txt", "big.txt", "wide.txt", "empty", "bin", "pic.png", "pic.PNG", "huge.jpg", "doc.pdf", ".png", "x.", "link",
-    "link_dir/b.txt", "dangling", "loop", "loop/x", "out", "out/hosts", "up", "up/{here}/a.txt", "../x", "../{here}/a.txt",
-    "/etc/hosts", "{base}/{here}/a.txt", "{base}/{here}x/a.txt", "//etc/hosts", "deep_dangling/x", "nul\0", LONG, "naïve 😀.txt",
-    "cr\nlf", "\ud800", "\udcff", "...", "~", "d/..", "d/../..", "link_to_link",
-]  # fmt: skip
-PATTERNS = ["*", "**", "**/*", "*.txt", "d/*", "*/b.txt", "**/*.txt", "", "/etc/*", "../*", "d/../*", "[", "[a-c]*", "link_dir/*",
-            "out/*", "up/*", "loop/*", "nope*", "a\0b", "\ud800", "**/d/**", "?", "***", "a.txt", ".*", "dangling", "d/"]  # fmt: skip
+    "a.txt",
+    "d/b.txt",
+    "d",
+    "",
+    ".",
+    "./d/../a.txt",
+    "d//b.txt",
+    "new.txt",
+    "new/er/file.txt",
+    "a.txt/below",
+    "crlf.txt",
+    "latin.txt",
+    "big.txt",
+    "wide.txt",
+    "empty",
+    "bin",
+    "pic.png",
+    "pic.PNG",
+    "huge.jpg",
+    "doc.pdf",
+    ".png",
+    "x.",
+    "link",
+    "link_dir/b.txt",
+    "dangling",
+    "loop",
+    "loop/x",
+    "out",
+    "out/hosts",
+    "up",
+    "up/{here}/a.txt",
+    "../x",
+    "../{here}/a.txt",
+    "/etc/hosts",
+    "{base}/{here}/a.txt",
+    "{base}/{here}x/a.txt",
+    "//etc/hosts",
+    "deep_dangling/x",
+    "nul\0",
+    LONG,
+    "naïve 😀.txt",
+    "cr\nlf",
+    "\ud800",
+    "\udcff",
+    "...",
+    "~",
+    "d/..",
+    "d/../..",
+    "link_to_link",
+]
+PATTERNS = [
+    "*",
+    "**",
+    "**/*",
+    "*.txt",
+    "d/*",
+    "*/b.txt",
+    "**/*.txt",
+    "",
+    "/etc/*",
+    "../*",
+    "d/../*",
+    "[",
+    "[a-c]*",
+    "link_dir/*",
+    "out/*",
+    "up/*",
+    "loop/*",
+    "nope*",
+    "a\0b",
+    "\ud800",
+    "**/d/**",
+    "?",
+    "***",
+    "a.txt",
+    ".*",
+    "dangling",
+    "d/",
+]
 REGEXES = [
     "a",
     "^line",
@@ -65,10 +136,18 @@ TEXTS = [
 paths = st.sampled_from(PATHS)
 texts = st.sampled_from(TEXTS) | st.text(max_size=12)
 odd = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 3), st.floats(-2, 2), st.just(10**400), st.just(1e300), texts, paths,
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.floats(-2, 2),
+    st.just(10**400),
+    st.just(1e300),
+    texts,
+    paths,
     st.sampled_from(["1", " 2 ", "+1", "1_0", "1.0", "1.5", "-0", "yes", "OFF", "T", "", "\ud800"]),
-    st.lists(st.integers(-2, 5) | st.sampled_from(["1", 2.0, 2.5, None, True]), max_size=3), st.just({}),
-)  # fmt: skip
+    st.lists(st.integers(-2, 5) | st.sampled_from(["1", 2.0, 2.5, None, True]), max_size=3),
+    st.just({}),
+)
 lines = st.integers(-2, 8) | st.sampled_from([100, 5000, 40000, 10**6])
 ranges = st.none() | st.lists(lines, max_size=3) | st.tuples(lines, lines).map(list)
 
@@ -107,7 +186,6 @@ def furnish(folder: Path) -> None:
         "empty": b"",
         "bin": b"alpha\0beta",
         "pic.png": b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
-        "huge.jpg": b"j" * (5 * 1024 * 1024 // 4 * 3 + 1),
         "doc.pdf": b"%PDF-1.4 \xff",
         ".png": b"hidden",
         ".git/config": b"alpha",
@@ -118,8 +196,16 @@ def furnish(folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
-    links = {"link": "a.txt", "link_dir": "d", "dangling": "nowhere/at/all", "loop": "loop", "out": "/etc", "up": "..",
-             "deep_dangling": "d/../missing/../d", "link_to_link": "link"}  # fmt: skip
+    links = {
+        "link": "a.txt",
+        "link_dir": "d",
+        "dangling": "nowhere/at/all",
+        "loop": "loop",
+        "out": "/etc",
+        "up": "..",
+        "deep_dangling": "d/../missing/../d",
+        "link_to_link": "link",
+    }
     for name, target in links.items():
         os.symlink(target, folder / name)
 
@@ -164,8 +250,8 @@ def test_the_file_tools_read_as_the_sdk_s(pair: Pair, sequence: list[tuple[str, 
     pair.renew()
     for folder in pair.folders:
         furnish(folder)
-    for tool, given in sequence:
-        agree(pair, tool, given)
+    for call in sequence:
+        agree(pair, *call)
     assert pair.trees()[0] == pair.trees()[1]
 
 
@@ -182,6 +268,15 @@ def test_view_ranges_around_the_limit(pair: Pair, start: bytes, view_range: list
     for folder in pair.folders:
         (folder / "edge").write_bytes(data)
     agree(pair, "read", {"file_path": "edge", "view_range": view_range})
+
+
+@pytest.mark.parametrize(("name", "limit"), [("p.jpg", 5 * 1024 * 1024 // 4 * 3), ("p.pdf", 20 * 1024 * 1024)])
+@pytest.mark.parametrize("more", [0, 1])
+def test_media_up_to_the_limit(pair: Pair, name: str, limit: int, more: int) -> None:
+    pair.renew()
+    for folder in pair.folders:
+        (folder / name).write_bytes(b"\xff" * (limit + more))
+    agree(pair, "read", {"file_path": name})
 
 
 def test_a_fifo_is_not_waited_for(pair: Pair) -> None:

@@ -94,9 +94,15 @@ def result(value: object) -> tuple[tuple[int, int, bytes], tuple[int, int, bytes
 
 @pytest.mark.parametrize(
     "changes",
-    [{"protocol": 2}, {"nonce": 5}, {"agent_version": "x" * 300}, {"facts": {"a": 1}}, {"facts": {str(n): "" for n in range(99)}},
-     {"python": None}],
-)  # fmt: skip
+    [
+        {"protocol": 2},
+        {"nonce": 5},
+        {"agent_version": "x" * 300},
+        {"facts": {"a": 1}},
+        {"facts": {str(n): "" for n in range(99)}},
+        {"python": None},
+    ],
+)
 async def test_a_malformed_greeting(changes: dict[str, Any]) -> None:
     async def script(liar: Liar) -> None:
         hello = json.loads((await liar.receive(frames.HELLO)).payload)
@@ -224,12 +230,15 @@ BAD_RESULTS: dict[str, object] = {
     "an empty text": GOOD | {"content": [{"type": "text", "text": ""}]},
     "a text too long": GOOD | {"content": [{"type": "text", "text": "x" * (4 * 1024 * 1024 + 1)}]},
     "too many blocks": GOOD | {"content": [{"type": "text", "text": "x"}] * 17},
-    "an image by address": GOOD | {"content": [{"type": "image", "source": {"type": "url", "url": "file:///etc/passwd"}}]},
-    "no base64": GOOD | {"content": [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "§"}}]},
-    "another medium": GOOD | {"content": [{"type": "image", "source": {"type": "base64", "media_type": "text/html", "data": ""}}]},
+    "an image by address": GOOD
+    | {"content": [{"type": "image", "source": {"type": "url", "url": "file:///etc/passwd"}}]},
+    "no base64": GOOD
+    | {"content": [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "§"}}]},
+    "another medium": GOOD
+    | {"content": [{"type": "image", "source": {"type": "base64", "media_type": "text/html", "data": ""}}]},
     "a list": [GOOD],
     "a lone surrogate": GOOD | {"content": [{"type": "text", "text": "\ud800"}]},
-}  # fmt: skip
+}
 
 
 async def send_in_frames(liar: Liar, tag: bytes, data: bytes) -> None:
