@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anthropic import Anthropic, AnthropicError
+from anthropic import Anthropic
 
 from actors.api import API_ERRORS, describe
 from events.errors import HourglassError
@@ -40,12 +40,9 @@ def initialize(*, name: str, model: str, base_url: str | None) -> Made:
 
     Raises `CannotInitialize`. An environment that was made before the agent failed is archived again.
     """
-    try:
-        client = Anthropic(base_url=base_url)
-    except AnthropicError as error:
-        raise CannotInitialize(
-            f"no API key: {error}", "set ANTHROPIC_API_KEY; it is used here and never stored"
-        ) from error
+    client = Anthropic(base_url=base_url)
+    if client.api_key is None and client.auth_token is None and client.credentials is None:
+        raise CannotInitialize("there is no API key", "Set ANTHROPIC_API_KEY; it is used here and never stored.")
     environment_id = None
     try:
         environment_id = client.beta.environments.create(name=name, config={"type": "self_hosted"}).id

@@ -87,7 +87,7 @@ async def test_confirmations_hold_release_and_deny(service: Service) -> None:
             assert not any(call_id in str(event.data) for event in service.history(service.sandbox_of(session_id)))
             await service.app.beta.sessions.events.send(
                 session_id,
-                events=[{"type": "user.tool_confirmation", "tool_use_id": call_id, "result": verdict}],  # type: ignore[typeddict-item]
+                events=[{"type": "user.tool_confirmation", "tool_use_id": call_id, "result": verdict}],
             )
             if verdict == "allow":
                 await service.recorded(f"session-{session_id}", "tool_call.requested", count=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -274,3 +275,21 @@ async def test_a_stopped_sandbox_starts_again_on_its_files_and_says_what_is_gone
     assert last["is_error"]
     assert "restarted" in last["content"][0]["text"]
     assert "not run" in last["content"][0]["text"]
+
+
+async def test_an_event_type_of_tomorrow_is_let_through(service: Service) -> None:
+    known = service.server.call(lambda platform: platform.library.get("bash-true"))
+    at = next(place for place, event in enumerate(known.events) if event["type"] == "agent.tool_use")
+    new = {"id": "sevt_tomorrow", "type": "agent.telepathy", "thought": {"deep": True}}
+    header = known.header.model_copy(update={"name": "tomorrow"})
+    recording = replace(known, header=header, events=(*known.events[:at], new, *known.events[at:]))
+    agent = service.server.create_agent(recording)
+    async with service.up():
+        session = await service.app.beta.sessions.create(
+            agent=agent,
+            environment_id=service.environment.id,
+            initial_events=[{"type": "user.message", "content": [{"type": "text", "text": "Go."}]}],
+        )
+        await released(service, session.id)
+    assert any(one["type"] == "agent.telepathy" for one in service.server.events(session.id))
+    assert counts(service, session.id) == (1, 1, 1)
