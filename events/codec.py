@@ -12,10 +12,11 @@ optional new field needs neither.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, cast, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Union, cast, get_args
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from events.errors import EventNotStorable, EventTooNew, UnknownEventType
@@ -41,10 +42,8 @@ class Codec:
         self.models = {str(model.model_fields["type"].default): model for model in models}
         self.versions = {name: model.schema_version for name, model in self.models.items()}
         self._validators = {name: model.__pydantic_validator__.validate_json for name, model in self.models.items()}
-        self.current: dict[tuple[str, int], Callable[[str | bytes | None], EventData]] = {
-            (name, version): cast("Any", self._validators[name]) for name, version in self.versions.items()
-        }
-        """The validators of rows that need no upcasting, by type and schema version."""
+        self.current_data = _current_data(self.versions)
+        """SQL: a row's data where it is inline and of the newest schema, else NULL."""
         self._upcasters = dict(upcasters)
         for name, newest in self.versions.items():
             for version in range(1, newest):
@@ -87,6 +86,30 @@ class Codec:
         for version in range(schema_version, newest):
             raw = self._upcasters[event_type, version](raw)
         return cast("EventData", self.models[event_type].model_validate(raw))
+
+    def decode_page(self, page: list[str | None]) -> list[EventData]:
+        """Validate many rows at once, which takes half the time; each as `current_data` gives it.
+
+        Raises:
+            ValueError: at least one of them is NULL, or not what its type promises: decode them one by one.
+        """
+        if None in page:
+            msg = "a row that is not of the newest schema, or in a blob"
+            raise ValueError(msg)
+        return self._page_adapter.validate_json(f"[{','.join(cast('list[str]', page))}]")
+
+    @cached_property
+    def _page_adapter(self) -> TypeAdapter[list[EventData]]:
+        first, *others = self.models.values()
+        if not others:
+            return TypeAdapter(list[first])  # type: ignore[valid-type]
+        return TypeAdapter(list[Annotated[Union[first, *others], Field(discriminator="type")]])  # type: ignore[valid-type]
+
+
+def _current_data(versions: Mapping[str, int]) -> str:
+    changed = "".join(f" WHEN '{name}' THEN {version}" for name, version in versions.items() if version != 1)
+    newest = f"CASE type{changed} ELSE 1 END" if changed else "1"
+    return f"CASE schema_version WHEN {newest} THEN data END"
 
 
 UPCASTERS: dict[tuple[str, int], Callable[[JsonObject], JsonObject]] = {}

@@ -68,7 +68,7 @@ class Life(Generic[S, D]):
                 `IllegalTransition`.
             draft: makes a draft of a state.
         """
-        self._steps = {name: (phases, changes.get(name, _nothing)) for name, phases in transitions.items()}
+        self._steps = _by_phase(transitions, changes)
         self._draft = draft
 
     def check(self, state: S, event_type: str, what: str) -> None:
@@ -77,8 +77,7 @@ class Life(Generic[S, D]):
         Args:
             what: the command or event, for the error.
         """
-        phases, _ = self._steps.get(event_type, ({}, None))
-        if state.phase not in phases:
+        if event_type not in self._steps.get(state.phase, {}):
             raise illegal(state, what, f"it would be version {state.version + 1}")
 
     def fold(self, state: S, history: Iterable[EventData]) -> S:
@@ -88,18 +87,32 @@ class Life(Generic[S, D]):
             IllegalTransition: no entity of this kind has such a history.
         """
         draft = self._draft(state)
-        steps = self._steps
+        phase = draft.phase
+        steps = self._steps[phase]
         for data in history:
-            event_type = data.type
-            step = steps.get(event_type)
-            phase = step[0].get(draft.phase) if step is not None else None
-            if step is None or phase is None:
-                raise illegal(draft.freeze(), event_type, f"it would be version {draft.version + 1}")
-            step[1](draft, data)
-            draft.phase = phase
+            step = steps.get(data.type)
+            if step is None:
+                raise illegal(draft.freeze(), data.type, f"it would be version {draft.version + 1}")
+            after, change = step
+            change(draft, data)
             draft.version += 1
+            if after is not phase:
+                draft.phase = phase = after
+                steps = self._steps[phase]
         folded: S = draft.freeze()
         return folded
+
+
+def _by_phase(
+    transitions: Mapping[str, Mapping[Any, Any]], changes: Mapping[str, Callable[[D, Any], None]]
+) -> dict[Any, dict[str, tuple[Any, Callable[[D, Any], None]]]]:
+    """For each phase, what may happen there: where it leads, and what it changes."""
+    steps: dict[Any, dict[str, tuple[Any, Callable[[D, Any], None]]]] = {}
+    for name, phases in transitions.items():
+        for phase, after in phases.items():
+            steps.setdefault(phase, {})[name] = (after, changes.get(name, _nothing))
+            steps.setdefault(after, {})
+    return steps
 
 
 def data_of(events: Iterable[Event]) -> Iterable[EventData]:

@@ -15,12 +15,10 @@ from events.envelope import Event
 from events.errors import EventInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from events.blobs import BlobStore
     from events.codec import Codec
-    from events.types import EventData
 
 COLUMNS = (
     "position, stream, version, event_id, type, schema_version, recorded_at, correlation_id, causation_id, epoch, "
@@ -86,22 +84,6 @@ class RowReader:
             return orjson.loads(self._data(row))
         except orjson.JSONDecodeError as error:
             raise EventInvalid(path=self.path, type=row.type, position=row.position, detail=str(error)) from error
-
-    def data(self, rows: Iterable[tuple[str, int, str | None, str | None, int]]) -> Iterator[EventData]:
-        """The data of rows of (type, schema version, data, blob, position); raises as `event`."""
-        current = self.codec.current
-        for event_type, schema_version, data, blob, position in rows:
-            try:
-                validate = current.get((event_type, schema_version)) if blob is None else None
-                if validate is not None:
-                    payload = validate(data)
-                else:
-                    encoded = data if blob is None else self.blobs.get(blob)
-                    payload = self.codec.decode(event_type, schema_version, encoded or "", position)
-            except (ValidationError, ValueError) as error:
-                detail = _first_line(error)
-                raise EventInvalid(path=self.path, type=event_type, position=position, detail=detail) from error
-            yield payload
 
     def event(self, row: tuple[Any, ...]) -> Event:
         """The event of a row in the order of `COLUMNS`; any tuple will do, since a `Row` costs a reader time.

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from rpds import HashTrieMap
 
 from events.life import Life, data_of, illegal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from events.envelope import Event
+    from events.errors import IllegalTransition
     from events.log import EventLog
     from events.payload import JsonObject
     from events.types import (
@@ -106,6 +108,10 @@ class SandboxCall(NamedTuple):
     """Whether it ended as the first one after the machine lost its memory: its result may say so."""
 
 
+# Nearly every event of a history makes a call anew, and SandboxCall(...) and CallStatus.STARTED take twice as long.
+_STARTED, _COMPLETED = CallStatus.STARTED, CallStatus.COMPLETED
+_call = partial(cast("Callable[..., SandboxCall]", tuple.__new__), SandboxCall)
+
 _NO_CALLS: HashTrieMap[str, SandboxCall] = HashTrieMap()
 
 
@@ -144,7 +150,7 @@ class SandboxState:
 class _Draft:
     """A mutable twin of `SandboxState`."""
 
-    __slots__ = ("calls", "limits", "machine_id", "memory_lost", "node", "origin", "phase", "state", "version")
+    __slots__ = ("calls", "known", "machine_id", "memory_lost", "node", "origin", "phase", "state", "version")
 
     def __init__(self, state: SandboxState) -> None:
         self.state = state
@@ -154,10 +160,9 @@ class _Draft:
         self.node = state.node
         self.memory_lost = state.memory_lost
         self.version = state.version
+        self.known = state.calls
         self.calls: dict[str, SandboxCall] = {}
-
-    def call(self, tool_use_id: str) -> SandboxCall | None:
-        return self.calls.get(tool_use_id) or self.state.calls.get(tool_use_id)
+        """Those that changed."""
 
     def freeze(self) -> SandboxState:
         return SandboxState(
@@ -166,7 +171,7 @@ class _Draft:
             *self.origin,
             self.machine_id,
             self.node,
-            self.state.calls.update(self.calls),
+            self.known.update(self.calls) if self.known else HashTrieMap(self.calls),
             self.memory_lost,
             self.version,
         )
@@ -195,33 +200,36 @@ def _resumed(draft: _Draft, data: SandboxResumed) -> None:
 
 def _call_started(draft: _Draft, data: ToolCallStarted) -> None:
     tool_use_id = data.tool_use_id
-    if draft.call(tool_use_id) is not None:
+    if tool_use_id in draft.calls or tool_use_id in draft.known:
         raise illegal(draft.freeze(), data.type, f"call {tool_use_id} was started before")
-    draft.calls[tool_use_id] = SandboxCall(tool_use_id, data.tool, data.input, CallStatus.STARTED, [])
+    draft.calls[tool_use_id] = _call((tool_use_id, data.tool, data.input, _STARTED, [], False, "", False))
 
 
 def _call_completed(draft: _Draft, data: ToolCallCompleted) -> None:
-    tool_use_id, tool, given = _running(draft, data)
-    draft.calls[tool_use_id] = SandboxCall(
-        tool_use_id, tool, given, CallStatus.COMPLETED, data.content, data.is_error, "", draft.memory_lost
+    call = draft.calls.get(data.tool_use_id) or draft.known.get(data.tool_use_id)
+    if call is None or call[3] is not _STARTED:
+        raise _not_started(draft, data, call)
+    lost, draft.memory_lost = draft.memory_lost, False
+    draft.calls[data.tool_use_id] = _call(
+        (call[0], call[1], call[2], _COMPLETED, data.content, data.is_error, "", lost)
     )
-    draft.memory_lost = False
 
 
 def _call_interrupted(draft: _Draft, data: ToolCallInterrupted) -> None:
-    tool_use_id, tool, given = _running(draft, data)
-    draft.calls[tool_use_id] = SandboxCall(
-        tool_use_id, tool, given, CallStatus.INTERRUPTED, data.content, True, data.reason, draft.memory_lost
+    call = draft.calls.get(data.tool_use_id) or draft.known.get(data.tool_use_id)
+    if call is None or call[3] is not _STARTED:
+        raise _not_started(draft, data, call)
+    lost, draft.memory_lost = draft.memory_lost, False
+    draft.calls[data.tool_use_id] = _call(
+        (call[0], call[1], call[2], CallStatus.INTERRUPTED, data.content, True, data.reason, lost)
     )
-    draft.memory_lost = False
 
 
-def _running(draft: _Draft, data: ToolCallCompleted | ToolCallInterrupted) -> tuple[str, str, JsonObject]:
-    call = draft.call(data.tool_use_id)
-    if call is None or call.status is not CallStatus.STARTED:
-        because = f"call {data.tool_use_id} is {call.status.value if call else 'unknown'}, not started"
-        raise illegal(draft.freeze(), data.type, because)
-    return call[:3]
+def _not_started(
+    draft: _Draft, data: ToolCallCompleted | ToolCallInterrupted, call: SandboxCall | None
+) -> IllegalTransition:
+    because = f"call {data.tool_use_id} is {call.status.value if call else 'unknown'}, not started"
+    return illegal(draft.freeze(), data.type, because)
 
 
 LIFE = Life[SandboxState, _Draft](
