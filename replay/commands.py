@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the root command."""
     app.command()(timeline)
     app.command()(bench)
+    app.command()(demo)
 
 
 def timeline(
@@ -45,3 +47,15 @@ def bench(
     from replay.bench.command import bench as run
 
     run(names or [], as_json=as_json)
+
+
+def demo(
+    home: Annotated[
+        Path | None, typer.Option(help="A folder for the demo's log; default: a new one for temporary files.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show it all on this machine, with no key and no network: two sessions, two sandboxes, one log."""
+    from replay.demo.show import demo as run
+
+    run(home, as_json=as_json)

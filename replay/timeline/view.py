@@ -35,7 +35,8 @@ _STATUS_STYLE = {
     Status.DENIED: "magenta",
     Status.UNREADABLE: "red",
 }
-_MOOD_STYLE = {Mood.PLAIN: "dim", Mood.GOOD: "green", Mood.WARNING: "yellow", Mood.BAD: "red"}
+MOOD_STYLE = {Mood.PLAIN: "dim", Mood.GOOD: "green", Mood.WARNING: "yellow", Mood.BAD: "red"}
+"""How a note of each mood is written."""
 _TOOLS_WITH_OUTPUT = frozenset({"bash", "read", "glob", "grep"})
 """The others print what they changed, which is shown as such."""
 
@@ -81,7 +82,7 @@ class View:
     def item(self, claim: Claim, item: Call | Note) -> RenderableType:
         """A call with what it printed, or a note."""
         if not isinstance(item, Call):
-            return self._row(claim, item.at_us, Text(line(item.text, self.width), _MOOD_STYLE[item.mood]))
+            return self._row(claim, item.at_us, Text(line(item.text, self.width), MOOD_STYLE[item.mood]))
         call = item
         row = Table.grid(padding=(0, 2, 0, 0), expand=True)
         row.add_column(width=_CLOCK, justify="right", no_wrap=True)
@@ -90,11 +91,11 @@ class View:
         row.add_column(width=_SECONDS, justify="right", no_wrap=True)
         row.add_column(width=_OUTCOME, no_wrap=True)
         row.add_row(
-            Text(_clock(claim, call.at_us), "dim"),
+            Text(clock(claim, call.at_us), "dim"),
             Text(line(call.tool, _TOOL), "bold"),
             Text(asked(call, self.width)),
             Text(duration(call.seconds) if call.seconds is not None else "", "dim"),
-            _outcome(call),
+            outcome(call),
         )
         beneath = [Text(f"{'':{_INDENT}}{text}", style, no_wrap=True) for text, style in self._beneath(call)]
         return Padding(Group(row, *beneath), (0, 0, 0, _MARGIN))
@@ -116,7 +117,7 @@ class View:
         row = Table.grid(padding=(0, 2, 0, 0), expand=True)
         row.add_column(width=_CLOCK, justify="right", no_wrap=True)
         row.add_column(ratio=1)
-        row.add_row(Text(_clock(claim, at_us), "dim"), text)
+        row.add_row(Text(clock(claim, at_us), "dim"), text)
         return Padding(row, (0, 0, 0, _MARGIN))
 
     def totals(self, totals: Totals) -> Text:
@@ -157,7 +158,7 @@ class View:
         return Group(text, *(Text(f"{'':{_INDENT + _MARGIN}}│ {one}", "dim cyan", no_wrap=True) for one in shown))
 
 
-def _clock(claim: Claim, at_us: int) -> str:
+def clock(claim: Claim, at_us: int) -> str:
     """Time since the claim: `0:04.12`, `1:02:03.50`."""
     hundredths = max(0, at_us - claim.began_us) // 10_000
     seconds, rest = divmod(hundredths, 100)
@@ -167,7 +168,8 @@ def _clock(claim: Claim, at_us: int) -> str:
     return f"{clock}.{rest:02}"
 
 
-def _outcome(call: Call) -> Text:
+def outcome(call: Call) -> Text:
+    """How far a call got, and an arrow where Anthropic has its result."""
     text = Text(call.status.value, _STATUS_STYLE[call.status])
     return text.append(" ↑", "dim") if call.posted is Posted.POSTED else text
 
