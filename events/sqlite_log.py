@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakKeyDictionary
 
 from events.blobs import BlobStore
 from events.codec import CODEC
@@ -74,7 +73,7 @@ class SqliteLog:
         self._signal = Signal()
         self._gate = threading.Lock()
         self._closed = False
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopWaiter] = WeakKeyDictionary()
+        self._loop_waiter: LoopWaiter | None = None
         self._lock: WriterLock | None = None
         self._writer: Writer | None = None
         if not read_only:
@@ -130,17 +129,21 @@ class SqliteLog:
         self, stream: str, events: Sequence[NewEvent], *, expected: int | Expect, epoch: int = 0
     ) -> list[Event]:
         """`append` for a coroutine."""
-        return (await self.append_many_async([Append(stream, events, expected, epoch)]))[0]
+        return (await self._submit_async([Append(stream, events, expected, epoch)]))[0]
 
     async def append_many_async(self, writes: Sequence[Append]) -> list[list[Event]]:
         """`append_many` for a coroutine."""
+        return await self._submit_async(writes)
+
+    def _submit_async(self, writes: Sequence[Append]) -> asyncio.Future[list[list[Event]]]:
         loop = asyncio.get_running_loop()
-        waiter = self._loops.get(loop)
-        if waiter is None:
-            waiter = self._loops[loop] = LoopWaiter(loop)
+        waiter = self._loop_waiter
+        if waiter is None or waiter.loop is not loop:
+            # One for each loop, and nearly always the one of the last call; two loops that take turns are woken twice.
+            waiter = self._loop_waiter = LoopWaiter(loop)
         future: asyncio.Future[list[list[Event]]] = loop.create_future()
         self._hand_in(writes, waiter, future)
-        return await future
+        return future
 
     def _hand_in(self, writes: Sequence[Append], waiter: Waiter, token: Any) -> None:
         writer = self._writable()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import shutil
@@ -369,48 +368,6 @@ def test_a_reader_that_has_seen_enough(home: Path) -> None:
     _, errors = child.communicate(timeout=60)
     assert "Traceback" not in errors
     assert "BrokenPipe" not in errors
-
-
-def test_a_package_that_can_not_be_imported_leaves_the_others(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    entries = [
-        Entry("events", cli.register),
-        Entry("actors", ModuleNotFoundError("No module named 'ray'\x1b")),
-        Entry("replay", ValueError("two\nlines")),
-    ]
-    monkeypatch.setattr(cli, "entry_points", lambda **_: entries)
-    app = cli.build()
-    assert capsys.readouterr().err.splitlines() == [
-        "warning: the commands of actors are missing: ModuleNotFoundError: No module named 'ray'\\x1b",
-        "warning: the commands of replay are missing: ValueError: two\\nlines",
-    ]
-    result = CliRunner().invoke(app, ["--help"])
-    assert result.exit_code == 0
-    assert "sandboxes" in result.stdout
-
-
-def test_version_and_usage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(monkeypatch, "--version") == 0
-    assert capsys.readouterr().out == f"hourglass {importlib.metadata.version('hourglass-agents')}\n"
-    assert main(monkeypatch, "log", "tail", "--no-such-option") == 2
-    assert main(monkeypatch, "log", "tail", "-n", "-1") == 2
-
-
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def register(app: typer.Typer) -> None:
-        @app.command()
-        def crash() -> None:
-            raise ZeroDivisionError
-
-        @app.command()
-        def other() -> None:
-            pass
-
-    monkeypatch.setattr(sys, "argv", ["hourglass", "crash"])
-    monkeypatch.setattr(cli, "entry_points", lambda **_: [Entry("x", register)])
-    with pytest.raises(ZeroDivisionError):
-        cli.main()
 
 
 def test_every_command_has_help_and_json() -> None:
