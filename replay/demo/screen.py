@@ -64,6 +64,12 @@ class Story:
         """Whether the log has the whole turn, too."""
         return self.errand.over and self.source is not None and self.source.builder.timeline.is_at_rest
 
+    @property
+    def failure(self) -> str:
+        """Why the session could not be served; "" where it could."""
+        failed = [item.text for _, item in self.items if not isinstance(item, Call) and item.type == "session.failed"]
+        return failed[-1] if failed else ""
+
     def panel(self, width: int, rows: int) -> Panel:
         """Its last rows, and what the agent said last."""
         room = width - _FRAME

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _ERRANDS = ("fix-the-bug", "tidy-the-logs")
 _FILES = {"fix-the-bug": "/workspace/durations.py", "tidy-the-logs": "/workspace/report.md"}
-_PACE_SECONDS = 0.12
+_PACE_SECONDS = 0.4
 """Between two events of a recorded agent: it would be over before anybody has read a line."""
 _LONGEST_SECONDS = 110.0
 _LOOK_SECONDS = 0.1
@@ -62,8 +62,11 @@ class DemoFailed(HourglassError):
 
     cause: str
     home: str
-    advice_first: str = ""
-    next_step = "{advice_first}What was said is in {home}/up.err and {home}/serve.err."
+    remedy: str = ""
+    next_step = "{remedy}"
+
+    def __post_init__(self) -> None:
+        self.remedy = self.remedy or f"What the service said is in {self.home}/up.err and {self.home}/serve.err."
 
 
 @dataclass
@@ -109,13 +112,16 @@ def demo(home: Path | None, *, as_json: bool) -> None:
         _stop(local)
         screen.print(Text(f"stopped; the log so far is in {run.home}", "dim"), soft_wrap=True)
         raise typer.Exit(_INTERRUPTED) from None
+    except DemoFailed:
+        _stop(local)
+        raise
     except Exception as error:
         _stop(local)
         advice = error.advice if isinstance(error, HourglassError) else ""
         raise DemoFailed(
             cause=str(error).rstrip(".") or type(error).__name__,
             home=str(run.home),
-            advice_first=f"{advice} " if advice else "",
+            remedy=advice,
         ) from error
     seconds = time.monotonic() - began
     if as_json:
@@ -174,6 +180,8 @@ def _watch(run: Demo, local: LocalHourglass, stories: list[Story]) -> None:
                 story.advance()
                 if story.errand.error is not None:
                     raise story.errand.error
+                if story.failure:
+                    raise DemoFailed(cause=f"the session {story.errand.name} {story.failure}", home=str(run.home))
                 if not run.screen.is_terminal:
                     for text in story.news(run.screen.width):
                         run.screen.print(text)
@@ -191,8 +199,8 @@ def _totals(run: Demo, stories: list[Story]) -> None:
     view = View(run.screen.width)
     for story in stories:
         if story.source is not None:
-            run.screen.print(Text(f"{story.errand.name}: ", "bold"), end="")
-            run.screen.print(view.totals(story.source.builder.timeline.totals))
+            totals = view.totals(story.source.builder.timeline.totals)
+            run.screen.print(Text(f"{story.errand.name}: ", "bold").append_text(totals))
 
 
 def _as_json(story: Story) -> dict[str, Any]:
@@ -211,9 +219,8 @@ def _fetch(run: Demo, local: LocalHourglass, errands: list[Errand]) -> dict[str,
     fetched = {}
     for errand in errands:
         source = _FILES[errand.name]
-        target = run.home / "files" / Path(source).name
-        target.parent.mkdir(exist_ok=True)
-        _command(run, local, "cp", f"{errand.session_id}:{source}", str(target), "--home", str(run.home))
+        target = run.home / Path(source).name
+        _command(run, local, "cp", f"{errand.session_id}:{source}", target.name)
         content = target.read_text(errors="replace")
         shown = "\n".join(clean(one) for one in content.splitlines()[:_SHOWN_LINES])
         language = "python" if target.suffix == ".py" else "markdown"
@@ -224,16 +231,17 @@ def _fetch(run: Demo, local: LocalHourglass, errands: list[Errand]) -> dict[str,
 
 def _verify(run: Demo, local: LocalHourglass) -> None:
     run.title("Is the log whole? Each row is hashed over the one before it")
-    said = _command(run, local, "log", "verify", "--home", str(run.home))
+    said = _command(run, local, "log", "verify")
     run.screen.print(Padding(Text(clean(said.strip())), (0, 2)))
 
 
 def _command(run: Demo, local: LocalHourglass, *arguments: str) -> str:
-    """Run a `hourglass` command as a user would, and show it; what it printed. Raises DemoFailed."""
-    shown = " ".join(argument.replace(str(run.home), "HOME") for argument in arguments)
+    """Run a `hourglass` command in the home, as a user would, and show it; what it printed. Raises DemoFailed."""
+    shown = " ".join(arguments)
     run.screen.print(Text("$ ", "dim").append(f"hourglass {shown}", "bold"), soft_wrap=True)
     command = [sys.executable, "-c", "from events.cli import main; main()", *arguments]
-    done = subprocess.run(command, env=local.variables({}), capture_output=True, text=True, check=False)
+    variables = local.variables({"HOURGLASS_HOME": str(run.home)})
+    done = subprocess.run(command, env=variables, cwd=run.home, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         why = done.stderr.strip() or done.stdout.strip()
         raise DemoFailed(cause=f"`hourglass {shown}`: {why}", home=str(run.home))

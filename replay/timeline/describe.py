@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WIDTH = 400
 """Cells for one text of an event: more than a screen is wide, less than a flood."""
 
+_NEW_LINE = " ⏎ "
 _REPLACEMENTS = re.compile(r"\((\d{1,9}) replacement\(s\)\)\Z")
 """How the result of `edit` ends (contract §12)."""
 
@@ -121,12 +122,14 @@ def _place(data: types.EgressRefused) -> str:
 
 
 def asked(call: Call, width: int) -> str:
-    """The input, as far as it tells what the call is: a command's first line, a path, a pattern."""
+    """The input, as far as it tells what the call is: the command, a path, a pattern."""
     given = call.input
     match call.tool:
         case "bash":
             command = _text(given, "command")
-            return line(command, width) if command or not given.get("restart") else "(restart the shell)"
+            if not command and given.get("restart"):
+                return "(restart the shell)"
+            return line(command[: width * 4].strip().replace("\n", _NEW_LINE), width)
         case "read" | "write" | "edit":
             return line(f"{_text(given, 'file_path')}{_range(given.get('view_range'))}", width)
         case "glob" | "grep":
