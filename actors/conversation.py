@@ -9,8 +9,11 @@ counts as answered (contract §11.2), so it is neither run again nor waited for.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +94,7 @@ class Conversation:
         self.calls[event.id] = ToolCall(
             tool_use_id=event.id,
             tool=event.name,
-            input=event.input if isinstance(event.input, dict) else {"input": event.input},
+            input=_storable(event.input if isinstance(event.input, dict) else {"input": event.input}),
             thread_id=getattr(event, "session_thread_id", None) or "",
             permission=str(permission),
         )
@@ -122,6 +125,17 @@ class Conversation:
     def turn_is_over(self) -> bool:
         """Whether the agent's turn ended and nothing that could still be run or confirmed is open."""
         return bool(self.turn_ended) and all(self.denied_by(call) is not None for call in self.unanswered())
+
+
+def _storable(given: JsonObject) -> JsonObject:
+    """The input as the log can hold it: a model may write half of a surrogate pair, which is no text."""
+    try:
+        orjson.dumps(given)
+    except TypeError:
+        text = json.dumps(given, ensure_ascii=False).encode("utf-8", "replace")
+        cleaned: JsonObject = json.loads(text)
+        return cleaned
+    return given
 
 
 def _stop_reason(event: Any) -> str:

@@ -104,8 +104,6 @@ class SandboxCall(NamedTuple):
     is_error: bool = False
     reason: str = ""
     """Why it was interrupted."""
-    after_memory_loss: bool = False
-    """Whether it ended as the first one after the machine lost its memory: its result may say so."""
 
 
 # Nearly every event of a history makes a call anew, and SandboxCall(...) and CallStatus.STARTED take twice as long.
@@ -132,7 +130,7 @@ class SandboxState:
     calls: HashTrieMap[str, SandboxCall] = field(default=_NO_CALLS)
     """Every call ever started, by tool_use_id."""
     memory_lost: bool = False
-    """The machine was restarted on its files alone, and no call has ended since."""
+    """The machine was restarted on its files alone, and the agent has not been told by an interrupted call."""
     version: int = 0
     """How many events were folded: the version of the stream's last one."""
 
@@ -177,6 +175,10 @@ class _Draft:
         )
 
 
+_TELLING = frozenset({"machine_lost", "out_of_memory", "host_lost"})
+"""Why a call is interrupted where the agent is told that processes and shell state are gone."""
+
+
 def _created(draft: _Draft, data: SandboxCreated | SandboxBranched) -> None:
     draft.origin = (data.session_id, data.driver, data.template, data.limits)
 
@@ -202,26 +204,24 @@ def _call_started(draft: _Draft, data: ToolCallStarted) -> None:
     tool_use_id = data.tool_use_id
     if tool_use_id in draft.calls or tool_use_id in draft.known:
         raise illegal(draft.freeze(), data.type, f"call {tool_use_id} was started before")
-    draft.calls[tool_use_id] = _call((tool_use_id, data.tool, data.input, _STARTED, [], False, "", False))
+    draft.calls[tool_use_id] = _call((tool_use_id, data.tool, data.input, _STARTED, [], False, ""))
 
 
 def _call_completed(draft: _Draft, data: ToolCallCompleted) -> None:
     call = draft.calls.get(data.tool_use_id) or draft.known.get(data.tool_use_id)
     if call is None or call[3] is not _STARTED:
         raise _not_started(draft, data, call)
-    lost, draft.memory_lost = draft.memory_lost, False
-    draft.calls[data.tool_use_id] = _call(
-        (call[0], call[1], call[2], _COMPLETED, data.content, data.is_error, "", lost)
-    )
+    draft.calls[data.tool_use_id] = _call((call[0], call[1], call[2], _COMPLETED, data.content, data.is_error, ""))
 
 
 def _call_interrupted(draft: _Draft, data: ToolCallInterrupted) -> None:
     call = draft.calls.get(data.tool_use_id) or draft.known.get(data.tool_use_id)
     if call is None or call[3] is not _STARTED:
         raise _not_started(draft, data, call)
-    lost, draft.memory_lost = draft.memory_lost, False
+    if data.reason in _TELLING:
+        draft.memory_lost = False
     draft.calls[data.tool_use_id] = _call(
-        (call[0], call[1], call[2], CallStatus.INTERRUPTED, data.content, True, data.reason, lost)
+        (call[0], call[1], call[2], CallStatus.INTERRUPTED, data.content, True, data.reason)
     )
 
 

@@ -149,6 +149,11 @@ def test_an_input_that_is_no_object_is_kept_as_it_is() -> None:
     assert call.input == {"input": "ls"}
 
 
+def test_half_a_surrogate_pair_becomes_text_that_the_log_can_hold() -> None:
+    event_ = event("agent.tool_use", "a", name="write", input={"content": "a\ud800b", "size": 2**70})
+    assert talk(event_).calls["a"].input == {"content": "a?b", "size": 2**70}
+
+
 EVENTS = st.lists(
     st.one_of(
         st.integers(0, 4).map(lambda n: tool_use(f"use{n}", evaluated_permission=["allow", "ask", "deny"][n % 3])),

@@ -160,28 +160,24 @@ def test_what_a_sandbox_is() -> None:
         ((CREATE, start(), STOP), False),
         ((CREATE, start(), STOP, start("m2")), True),
         ((CREATE, start(), STOP, start("m2"), call()), True),
-        ((CREATE, start(), STOP, start("m2"), call(), complete()), False),
+        ((CREATE, start(), STOP, start("m2"), call(), complete()), True),
         ((CREATE, start(), STOP, start("m2"), call(), interrupt()), False),
         ((CREATE, start(), CRASH, recover("files")), True),
         ((CREATE, start(), recover("memory_and_files", "m1")), False),
         ((CREATE, start(), CRASH, recover("files"), recover("memory_and_files", "m2")), True),
     ],
 )
-def test_lost_memory_is_known_until_a_call_has_ended(commands: tuple[Command, ...], lost: bool) -> None:
+def test_lost_memory_is_known_until_the_agent_was_told(commands: tuple[Command, ...], lost: bool) -> None:
     assert after(*commands).memory_lost is lost
 
 
-def test_the_result_of_a_call_is_kept_and_says_whether_memory_was_lost() -> None:
+def test_the_result_of_a_call_is_kept() -> None:
     state = after(
         CREATE, start(), call("t1"), complete("t1"), CRASH, recover(), call("t2"), interrupt("t2"), call("t3")
     )
     first, second, third = (state.calls[one] for one in ("t1", "t2", "t3"))
-    assert (first.status, first.content, first.after_memory_loss) == (
-        CallStatus.COMPLETED,
-        [{"type": "text", "text": "ok"}],
-        False,
-    )
-    assert (second.status, second.reason, second.after_memory_loss) == (CallStatus.INTERRUPTED, "machine_lost", True)
+    assert (first.status, first.content) == (CallStatus.COMPLETED, [{"type": "text", "text": "ok"}])
+    assert (second.status, second.reason) == (CallStatus.INTERRUPTED, "machine_lost")
     assert [one.tool_use_id for one in state.open_calls] == ["t3"]
     assert third.content == []
 
