@@ -98,8 +98,8 @@ class OverlayVolumes:
         return self.templates / name
 
     def clone_root(self, source: str, name: str) -> Path:
-        """A copy made of hard links."""
-        mounts.run(["cp", "--archive", "--link", self.templates / source, self.templates / name], timeout=600)
+        """A copy."""
+        mounts.run(["cp", "--archive", "--reflink=auto", self.templates / source, self.templates / name], timeout=600)
         return self.templates / name
 
     def seal_root(self, name: str) -> None:

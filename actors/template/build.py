@@ -134,13 +134,15 @@ def _drop_leftovers(volumes: Volumes, name: str) -> None:
 
 
 def _roots_of_machines(volumes: Volumes) -> set[str]:
-    """Roots whose agent folder is mounted in a machine, or was when its host died."""
+    """Roots whose agent folder is mounted in a machine that runs or is being started."""
     roots = set()
     for path in volumes.storage.glob("machines/*/machine.json"):
+        if (path.parent / "exit.json").exists() or (path.parent / "killed").exists():
+            continue
         try:
             roots.add(str(json.loads(path.read_bytes())["template_root"]))
         except (OSError, ValueError, KeyError):
-            continue  # Half-made or being removed: nothing runs from it.
+            continue  # Being removed: nothing runs from it.
     return roots
 
 

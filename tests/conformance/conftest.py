@@ -7,7 +7,6 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import pytest_asyncio
@@ -15,41 +14,25 @@ import pytest_asyncio
 from actors.machines import cgroups
 from actors.machines.gvisor import GvisorDriver
 from actors.machines.machine import GvisorMachine
-from actors.machines.overlay import OverlayVolumes
 from actors.machines.protocol import MachineSpec
-from actors.machines.volumes import open_volumes
-from actors.settings import Settings
 from actors.template.build import ensure_agent
 from events.types import Limits
+from tests.conformance import drivers
 
 MIB = 1024**2
 LIMITS = Limits(memory_bytes=512 * MIB, processes=100, disk_bytes=96 * MIB, cpus=2.0)
-DRIVERS = ("gvisor-btrfs", "gvisor-overlay")
 
 NewSandbox = Callable[[], MachineSpec]
 
 
-@pytest.fixture(scope="session")
-def storage() -> Path:
-    """The storage of this node, with the template that `make setup` built, brought up to date."""
-    settings = Settings.load()
-    volumes = open_volumes(settings.storage, settings.volumes, settings.pool_bytes)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=drivers.NAMES)
+async def driver(request: pytest.FixtureRequest) -> GvisorDriver:
+    volumes = drivers.node_volumes()
+    if request.param == "gvisor-btrfs" and volumes.kind != "btrfs":
+        pytest.skip("this kernel has no btrfs")
     volumes.prepare()
     ensure_agent(volumes, "base")
-    return settings.storage
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=DRIVERS)
-async def driver(request: pytest.FixtureRequest, storage: Path) -> GvisorDriver:
-    kind: Literal["auto", "overlay"] = "auto"
-    if request.param == "gvisor-btrfs":
-        driver = GvisorDriver(storage)
-        if driver.volumes.kind != "btrfs":
-            pytest.skip("this kernel has no btrfs")
-        return driver
-    # The overlay's lower half may lie anywhere: one template serves both.
-    templates = open_volumes(storage, kind, Settings.load().pool_bytes).templates
-    return GvisorDriver(storage, volumes=OverlayVolumes(storage, templates))
+    return drivers.make(request.param)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -103,7 +86,7 @@ async def no_trace(storage: Path, sandboxes: list[str], machines: set[str]) -> N
 
 
 def processes_of(machines: set[str]) -> list[str]:
-    found = []
+    found: list[str] = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             command = (entry / "cmdline").read_bytes().decode(errors="replace")

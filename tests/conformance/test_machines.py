@@ -90,7 +90,7 @@ async def test_two_machines_share_nothing(
     told = await bash(other, "ls /workspace /tmp; pgrep -c sleep; true")
     assert "private" not in told
     assert told.split("\n")[-1] == "0"
-    assert sorted(await driver.running()) >= sorted([machine.sandbox_id, other.sandbox_id])
+    assert {machine.sandbox_id, other.sandbox_id} <= set(await driver.running())
     await bash(machine, "pkill sleep; rm /workspace/private")
     await other.kill()
 
@@ -159,17 +159,14 @@ async def test_an_agent_that_leaves_ends_the_machine(driver: GvisorDriver, new_s
 
 HOST = """
     import asyncio, sys
-    from pathlib import Path
-    from actors.machines.gvisor import GvisorDriver
-    from actors.machines.overlay import OverlayVolumes
     from actors.machines.protocol import MachineSpec
     from events.types import Limits
+    from tests.conformance import drivers
 
-    storage, kind, templates, sandbox = sys.argv[1:]
+    name, sandbox = sys.argv[1:]
 
     async def main():
-        volumes = OverlayVolumes(Path(storage), Path(templates)) if kind == "overlay" else "btrfs"
-        driver = GvisorDriver(Path(storage), volumes=volumes)
+        driver = drivers.make(name)
         machine = await driver.start(MachineSpec(sandbox, "base", Limits(memory_bytes=512 * 1024**2)))
         wait = "while [ ! -e /tmp/go ]; do sleep 0.02; done"
         command = f"echo once >> /workspace/ran; echo begun; {wait}; cat /workspace/ran"
@@ -182,7 +179,7 @@ HOST = """
 
 async def test_a_call_outlives_its_host_and_is_answered_once(driver: GvisorDriver, new_sandbox: NewSandbox) -> None:
     spec = new_sandbox()
-    arguments = [str(driver.storage), driver.volumes.kind, str(driver.volumes.templates), spec.sandbox_id]
+    arguments = [f"gvisor-{driver.volumes.kind}", spec.sandbox_id]
     host = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOST), *arguments], stdout=subprocess.PIPE, text=True
     )
