@@ -24,11 +24,14 @@ from actors.machines.gvisor import GvisorDriver
 from events.errors import HourglassError
 from events.home import LOG_NAME
 from events.sqlite_log import SqliteLog
+from replay.timeline import Source, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anthropic import Anthropic
+
+    from replay.timeline import Timeline
 
 _SERVER_SECONDS = 30.0
 _UP_SECONDS = 90.0
@@ -37,6 +40,7 @@ _STOP_SECONDS = 60.0
 """Above what `up` needs to drain and to stop its machines."""
 _LOOK_SECONDS = 0.02
 _ASK_SECONDS = 0.1
+_LOG_SECONDS = 15.0
 _KEPT_LINES = 8
 _SANDBOX = "sandbox-"
 _OURS = ("ANTHROPIC_", "HOURGLASS_")
@@ -261,6 +265,21 @@ class LocalHourglass:
                 if time.monotonic() > deadline:
                     raise NotEnded(session_id=session_id, seconds=seconds, home=str(self.home))
                 time.sleep(_ASK_SECONDS)
+
+    def timeline(self, session_id: str) -> Timeline:
+        """A session's timeline, once the log has the end of its turn: it has it a moment after the server.
+
+        Raises NotEnded.
+        """
+        deadline = time.monotonic() + _LOG_SECONDS
+        with SqliteLog(self.home / LOG_NAME, read_only=True) as log:
+            source = Source(log, Subject(session_id))
+            while not source.builder.timeline.is_at_rest:
+                if time.monotonic() > deadline:
+                    raise NotEnded(session_id=session_id, seconds=_LOG_SECONDS, home=str(self.home))
+                if not source.advance():
+                    time.sleep(_LOOK_SECONDS)
+            return source.builder.timeline
 
     def remove_sandboxes(self) -> None:
         """Remove the sandboxes' file trees, which lie on the storage that all homes share. The log is kept.

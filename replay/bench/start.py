@@ -22,12 +22,9 @@ from actors.machines.protocol import MachineSpec
 from actors.machines.runsc import find_runsc
 from actors.machines.volumes import open_volumes
 from actors.template.build import ensure_agent
-from events.home import LOG_NAME
-from events.sqlite_log import SqliteLog
 from events.types import Limits
 from replay.bench.frame import BenchImpossible, Result, percentile, scratch
 from replay.local import LocalHourglass, storage
-from replay.timeline import Subject, read
 from replay.timeline.model import MICROSECONDS
 
 if TYPE_CHECKING:
@@ -35,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from replay.bench.frame import Progress
+    from replay.timeline import Timeline
 
 _TURNS = 5
 _CROWD = 20
@@ -65,13 +63,13 @@ def run(progress: Progress) -> Result:
                     progress(f"one session, turn {turn + 1} of {_TURNS}")
                     ids.append(local.create_session(client, _RECORDING))
                     local.wait_ended(client, ids[-1:], _SECONDS)
-                    singles.append(_first_result(local.home, ids[-1]))
+                    singles.append(_first_result(local.timeline(ids[-1])))
                     plain.append(asyncio.run(_plain_runsc(folder)))
                 for crowd in range(_CROWDS):
                     progress(f"{_CROWD} sessions at once, crowd {crowd + 1} of {_CROWDS}")
                     together = [local.create_session(client, _RECORDING) for _ in range(_CROWD)]
                     local.wait_ended(client, together, _SECONDS)
-                    crowds += [_first_result(local.home, session_id) for session_id in together]
+                    crowds += [_first_result(local.timeline(session_id)) for session_id in together]
                     ids += together
                 heartbeats = _heartbeats(local.home / "up.err", ids)
         finally:
@@ -92,10 +90,8 @@ def run(progress: Progress) -> Result:
     return result
 
 
-def _first_result(home: Path, session_id: str) -> float:
+def _first_result(timeline: Timeline) -> float:
     """From the claim until the first result is posted, in milliseconds."""
-    with SqliteLog(home / LOG_NAME, read_only=True) as log:
-        timeline = read(log, Subject(session_id))
     posted = min(call.posted_us for call in timeline.calls if call.posted_us is not None)
     return (posted - timeline.claims[0].began_us) * 1000 / MICROSECONDS
 

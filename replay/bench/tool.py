@@ -13,19 +13,16 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
-from events.home import LOG_NAME
-from events.sqlite_log import SqliteLog
 from replay.bench.frame import Result, scratch
 from replay.local import LocalHourglass
 from replay.recording import FORMAT, SUFFIX, Header, write
-from replay.timeline import Subject, read
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from events.payload import JsonObject
     from replay.bench.frame import Progress
-    from replay.timeline import Call
+    from replay.timeline import Call, Timeline
 
 _TURNS = 5
 _EACH = 30
@@ -51,7 +48,7 @@ def run(progress: Progress) -> Result:
                     progress(f"turn {turn + 1} of {_TURNS}")
                     session_id = local.create_session(client, _RECORDING)
                     local.wait_ended(client, [session_id], _SESSION_SECONDS)
-                    calls = _calls(local.home, session_id)
+                    calls = _calls(local.timeline(session_id))
                     (folder / f"sdk-{turn}").mkdir()
                     sdk = asyncio.run(_sdk(folder / f"sdk-{turn}"))
                     for kind in _KINDS:
@@ -105,10 +102,9 @@ def _recording() -> list[JsonObject]:
     return [{"id": f"event-{number}"} | event for number, event in enumerate(events)]
 
 
-def _calls(home: Path, session_id: str) -> dict[str, list[Call]]:
+def _calls(timeline: Timeline) -> dict[str, list[Call]]:
     """By kind, without the first one of each: it starts the shell, or warms a cache."""
-    with SqliteLog(home / LOG_NAME, read_only=True) as log:
-        calls = read(log, Subject(session_id)).calls
+    calls = timeline.calls
     failed = [call for call in calls if call.status != "ok"]
     assert not failed, f"{failed[0].tool}: {failed[0].content}"
     return {kind: [call for call in calls if call.tool == kind][1:] for kind in _KINDS}
