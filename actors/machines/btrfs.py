@@ -186,7 +186,9 @@ class BtrfsVolumes:
             status = path.lstat()
         except FileNotFoundError:
             return
-        if status.st_ino != _FIRST_SUBVOLUME_INODE:
-            raise OSError(f"{path} is not a btrfs subvolume; remove it by hand if it is not yours")
-        # A template's root is read-only, and may be deleted all the same.
-        mounts.run(["btrfs", "subvolume", "delete", path])
+        if status.st_ino == _FIRST_SUBVOLUME_INODE:
+            # A template's root is read-only, and may be deleted all the same.
+            mounts.run(["btrfs", "subvolume", "delete", path])
+        else:
+            # What somebody copied here by hand. `rmtree` follows no link out of it.
+            shutil.rmtree(path)
