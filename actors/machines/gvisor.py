@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.machines import cgroups, supervisor
+from actors.machines import cgroups
 from actors.machines.bundle import host_tasks, oci_config
+from actors.machines.container import Orders
 from actors.machines.folder import MachineFolder, MachineRecord
 from actors.machines.guest import connect
 from actors.machines.launch import command_supervisor, dismiss, end_machine, open_supervisor, spawn_supervisor
@@ -105,12 +106,13 @@ class GvisorDriver:
         try:
             guest = await self._greet(launched.folder, launched.record, self._start_seconds)
         except BaseException as error:
-            said = await asyncio.to_thread(launched.folder.last_words)
+            told = await asyncio.to_thread(_account, launched)
             await self._abandon(launched)
-            if isinstance(error, (MachineError, OSError, TimeoutError)):
+            if isinstance(error, (MachineError, OSError)):
+                reason = str(error) or f"nothing heard for {self._start_seconds:g} s"
                 raise MachineUnavailable(
-                    f"the machine of {spec.sandbox_id} was started, but its guest agent does not answer ({error}); "
-                    f"it said: {said or 'nothing'}. `hourglass doctor` checks what machines need"
+                    f"the machine of {spec.sandbox_id} was started, but its guest agent does not answer: {reason}; "
+                    f"{told}. `hourglass doctor` checks what machines need"
                 ) from error
             raise
         return GvisorMachine(launched.folder, launched.record, launched.pidfd, guest)
@@ -243,7 +245,7 @@ class GvisorDriver:
                 break
         return record, root
 
-    def _orders(self, runsc: Runsc, folder: MachineFolder, machine_id: str) -> supervisor.Orders:
+    def _orders(self, runsc: Runsc, folder: MachineFolder, machine_id: str) -> Orders:
         state = self.storage / "runsc"
         state.mkdir(mode=0o700, exist_ok=True)
         return {
@@ -285,6 +287,16 @@ class GvisorDriver:
             if self.volumes.path(sandbox_id) is not None:
                 self.volumes.remove(sandbox_id)
             folder.start_lock.unlink(missing_ok=True)
+
+
+def _account(launched: _Launched) -> str:
+    """What there is to say of a machine that did not come up."""
+    folder = launched.folder
+    said = f"it said: {folder.last_words() or 'nothing'}"
+    if not (folder.path / "exit.json").exists():
+        return said
+    end = folder.end(launched.record.machine_id)
+    return f"it ended ({end.reason}, exit code {end.exit_code}{end.detail and ', '}{end.detail}) and {said[3:]}"
 
 
 def _check_cgroups() -> Finding:

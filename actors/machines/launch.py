@@ -13,6 +13,7 @@ import sys
 from typing import IO
 
 from actors.machines import cgroups, supervisor
+from actors.machines.container import Orders, clear_up
 from actors.machines.folder import MachineFolder
 
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def spawn_supervisor(folder: MachineFolder) -> subprocess.Popen[bytes]:
         )
 
 
-def command_supervisor(process: subprocess.Popen[bytes], folder: MachineFolder, orders: supervisor.Orders) -> None:
+def command_supervisor(process: subprocess.Popen[bytes], folder: MachineFolder, orders: Orders) -> None:
     """Tell it what to start. Returns once the machine is started; raises `OSError` where it can't be."""
     folder.write(supervisor.ORDERS, orders)
     stdin, stdout = _pipes(process)
@@ -97,7 +98,7 @@ def end_machine(folder: MachineFolder, machine_id: str) -> None:
         cgroups.kill(machine_id)
         cgroups.remove(machine_id)
     else:
-        supervisor.clear_up(orders)
+        clear_up(orders)
 
 
 def _wait_readable(fd: int, seconds: float) -> bool:

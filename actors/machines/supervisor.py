@@ -1,9 +1,9 @@
 """The supervisor: a small process for each machine, which holds the machine's stdio and outlives its host.
 
 A program by itself, standard library alone: `python3 -I -S -E supervisor.py` in the machine's folder. It waits for a
-word on standard input, reads `orders.json` (see `Orders`), starts the machine, listens on the unix socket `sock`,
-answers `ok` or `error …` on standard output, and lets go of both. A host that connects speaks to the guest agent
-through it.
+word on standard input, reads `orders.json` (`Orders` in `actors.machines.container`), starts the machine, listens on
+the unix socket `sock`, answers `ok` or `error …` on standard output, and lets go of both. A host that connects speaks
+to the guest agent through it.
 
 - Only whole frames pass, in both directions, so a host may come and go at any byte.
 - One host at a time: a new one takes the place of the old.
@@ -33,6 +33,7 @@ if __name__ == "__main__":
 
 from actors.guest.frames import HEADER_BYTES, FrameError, header
 from actors.machines import cgroups
+from actors.machines.container import Orders, clear_up, start_machine
 
 HIGH_WATER = 1024 * 1024
 """Bytes that wait for a slow reader before its source is no longer read."""
@@ -40,14 +41,10 @@ STDERR_BYTES = 64 * 1024
 """What is kept of the machine's standard error; a hostile guest could write for ever."""
 _CHUNK = 256 * 1024
 _LAST_WORDS_SECONDS = 2.0
-_DELETE_SECONDS = 10.0
 _END_SECONDS = 5.0
 _END_PAUSE_SECONDS = 0.05
 
 ORDERS = "orders.json"
-Orders = dict[str, list[str] | str]
-"""`run`: the command line of the machine. `delete`: the one that clears up after it. `group`: its control group.
-`state`: prefix of the files that `run` leaves where it could not clear up by itself."""
 
 
 class Client:
@@ -114,6 +111,8 @@ class Supervisor:
 
         `runsc run` notices that its machine is gone, clears up after it, and ends: faster than we could from outside.
         """
+        # For a guest agent that is not there yet: the end of its stream is its end.
+        self._close_stdin()
         for pid in cgroups.processes(self.group):
             cgroups.end_process(pid)
         if time.monotonic() > self.end_by:
@@ -224,12 +223,16 @@ class Supervisor:
             return
         except BrokenPipeError:
             # The machine is about to end, and the process id will say so.
+            self._close_stdin()
+            return
+        del self.to_guest[:sent]
+
+    def _close_stdin(self) -> None:
+        if self.stdin >= 0:
             self._forget(self.stdin)
             os.close(self.stdin)
             self.stdin = -1
             self.to_guest.clear()
-            return
-        del self.to_guest[:sent]
 
     def _read_stderr(self) -> None:
         try:
@@ -283,53 +286,6 @@ class Supervisor:
                 self.client.socket.sendall(self.client.outgoing)
             except OSError:
                 self._drop_client()
-
-
-def start_machine(command: list[str]) -> tuple[int, int, int, int]:
-    """Start the machine; its process id, and our ends of its standard input, output and error."""
-    stdin, to_guest = os.pipe2(os.O_CLOEXEC)
-    from_guest, stdout = os.pipe2(os.O_CLOEXEC)
-    errors, stderr = os.pipe2(os.O_CLOEXEC)
-    pid = os.posix_spawn(
-        command[0],
-        command,
-        {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-        file_actions=[
-            (os.POSIX_SPAWN_DUP2, stdin, 0),
-            (os.POSIX_SPAWN_DUP2, stdout, 1),
-            (os.POSIX_SPAWN_DUP2, stderr, 2),
-        ],
-        setsigdef=[signal.SIGPIPE],
-        setsigmask=[],
-    )
-    for fd in (stdin, stdout, stderr):
-        os.close(fd)
-    for fd in (to_guest, from_guest, errors):
-        os.set_blocking(fd, False)
-    return pid, to_guest, from_guest, errors
-
-
-def clear_up(orders: Orders) -> None:
-    """End what is left of the machine's processes and take away what it left on the host."""
-    group = str(orders["group"])
-    cgroups.kill(group)
-    folder, prefix = os.path.split(str(orders["state"]))
-    if os.path.isdir(folder) and any(name.startswith(prefix) for name in os.listdir(folder)):
-        _run_bounded(list(orders["delete"]))
-    cgroups.remove(group)
-
-
-def _run_bounded(command: list[str]) -> None:
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    pid = os.posix_spawn(command[0], command, {}, file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in range(3)])
-    os.close(null)
-    deadline = time.monotonic() + _DELETE_SECONDS
-    while os.waitpid(pid, os.WNOHANG)[0] == 0:
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            break
-        time.sleep(0.01)
 
 
 def write_exit(code: int, fault: str, oom: bool) -> None:
