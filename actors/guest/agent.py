@@ -125,7 +125,9 @@ class Agent:
 
     def _awake(self) -> None:
         os.read(self._wake_read, 4096)
-        self._children.reap()
+        if self._children.reap():
+            # More another time: the stream and the deadlines must not wait for it.
+            self._wake()
 
     def _read(self) -> None:
         try:
@@ -199,12 +201,12 @@ class Agent:
         channel.send(b"", last=True)
 
     def _stats(self, channel: Channel) -> None:
-        from actors.guest import guard, processes
+        from actors.guest import census, processes
 
         running = self._calls.running
         shown = {
             "processes": len(processes.pids()),
-            "memory_bytes": guard.used_memory(),
+            "memory_bytes": census.used_memory(),
             "running": running.call_id if running else None,
         }
         channel.send(json.dumps(shown).encode(), last=True)

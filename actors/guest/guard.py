@@ -26,11 +26,11 @@ LOOK_S = 0.1
 IDLE_LOOK_S = 0.5
 """Between two looks at what earlier calls left running."""
 ALARMED_LOOK_S = 0.03
-"""Between two looks once there are more than half as many processes as may be."""
-MANY = 32
-"""With more processes, threads are not counted: while a bomb goes off, every file that is read is time lost."""
-SLOWLY = 10
-"""Memory is read at every tenth look then."""
+"""Between two looks once there are more than a quarter as many processes as may be."""
+LATE_S = 0.5
+LATE_LOOKS = 3
+"""So many looks in a row that came half a second late, with more than half of the processes that may be: a bomb that is
+too slow to reach the limit, since nothing gets its turn any more."""
 MEMORY_SLACK = 128 << 20
 MEMORY_SHARE = 0.15
 """Memory that is kept free of tools, whichever is more: the kernel of a machine needs it, and a look comes late."""
@@ -58,7 +58,6 @@ class Guard:
         self._whole = whole_machine
         self._go = threading.Event()
         self._thread: threading.Thread | None = None
-        self._looks = 0
 
     def watch(self) -> None:
         """A call begins."""
@@ -70,86 +69,84 @@ class Guard:
             self._thread.start()
 
     def _keep_watch(self) -> None:
+        late = 0
         while True:
             self._go.wait()
             busy = self._busy()
-            count = self._look()
+            began = time.monotonic()
+            count = self._look(late)
             if not busy and not self._busy() and count <= 1:
                 # The shell alone is left, and it does nothing by itself.
                 self._go.clear()
                 if self._busy():
                     self._go.set()
                 continue
-            alarmed = self.limits.processes and count > self.limits.processes // 2
-            time.sleep(ALARMED_LOOK_S if alarmed else LOOK_S if busy else IDLE_LOOK_S)
+            alarmed = self.limits.processes and count > self.limits.processes // 4
+            pause = ALARMED_LOOK_S if alarmed else LOOK_S if busy else IDLE_LOOK_S
+            time.sleep(pause)
+            late = late + 1 if time.monotonic() - began > pause + LATE_S else 0
 
-    def _look(self) -> int:
-        """One look; how many processes there are."""
-        self._looks += 1
-        seen = self._tools()
-        limit = self.limits.processes
-        if limit and (self._threads(seen) if len(seen) <= MANY else len(seen)) > limit:
-            self._too_many(limit)
-        elif self.limits.memory_bytes and self._whole and (len(seen) <= MANY or self._looks % SLOWLY == 0):
-            self._check_memory(seen)
-        return len(seen)
-
-    @staticmethod
-    def _threads(seen: set[int]) -> int:
-        return sum(process.threads for pid in seen if (process := processes.look(pid)))
-
-    def _tools(self) -> set[int]:
-        """Every process that a tool started."""
-        shell = self._toolbox.shell
+    def _look(self, late: int) -> int:
+        """One look, after so many that came too late; how many threads the tools have."""
         if self._whole:
-            return processes.pids() - {1}
-        if shell is None:
-            return set()
-        session = shell.pid
-        return {pid for pid in processes.pids() if (process := processes.look(pid)) and process.session == session}
+            from actors.guest import census
 
-    def _too_many(self, limit: int) -> None:
-        shell = self._toolbox.shell
-        said = (
-            f"bash: process limit ({limit}) reached: the shell and all that it started were ended; "
-            "the next command gets a new shell"
-        )
-        if shell:
-            shell.condemned = True
-            shell.verdict = said
-            self._children.end_group(shell.pid)
+            count, memory = census.take()
+            count -= threading.active_count()
         else:
-            self._toolbox.notice = said
-        if self._whole and len(self._tools()) > limit:
-            # Something that left the shell's process group. Group 1 makes it `kill(-1)`: everything but this process.
-            self._children.end_group(1)
+            count, memory = sum(process.threads for process in self._tools()), 0
+        limit = self.limits.processes
+        if limit and count > limit:
+            self._end_all(f"process limit ({limit}) reached")
+        elif limit and self._whole and late >= LATE_LOOKS and count > limit // 2:
+            self._end_all(f"{count} processes kept the machine from answering")
+        elif self.limits.memory_bytes and memory > self._allowed():
+            self._check_memory()
+        return count
 
-    def _check_memory(self, seen: set[int]) -> None:
+    def _tools(self) -> list[processes.Process]:
+        """Every process that a tool started."""
+        found = [process for pid in processes.pids() - {os.getpid()} if (process := processes.look(pid))]
+        if self._whole:
+            return found
+        shell = self._toolbox.shell
+        return [process for process in found if shell and process.session == shell.pid]
+
+    def _end_all(self, why: str) -> None:
+        said = f"bash: {why}: the shell and all that it started were ended; the next command gets a new shell"
+        # Held until they are gone, so that no new shell is made among them, to be counted and ended with them.
+        with self._toolbox.lock:
+            shell = self._toolbox.shell
+            if shell:
+                shell.condemned = True
+                shell.verdict = said
+                self._children.end_group(shell.pid)
+            else:
+                self._toolbox.notice = said
+            if self._whole and len(processes.pids()) > self.limits.processes // 2:
+                # Something that left the shell's process group. Group 1 makes it `kill(-1)`: all but this process.
+                self._children.end_group(1)
+
+    def _allowed(self) -> int:
         limit = self.limits.memory_bytes
-        allowed = limit - max(MEMORY_SLACK, int(limit * MEMORY_SHARE))
-        if used_memory() <= allowed:
-            return
-        found = [process for pid in seen if (process := processes.look(pid))]
-        if not found:
+        return limit - max(MEMORY_SLACK, int(limit * MEMORY_SHARE))
+
+    def _check_memory(self) -> None:
+        from actors.guest import census
+
+        found = self._tools()
+        if census.used_memory() <= self._allowed() or not found:
             return
         largest = max(found, key=lambda process: process.rss_pages)
-        processes.send(largest.pid, signal.SIGKILL)
         said = (
-            f"bash: memory limit ({limit >> 20} MiB) reached: process {largest.pid} ({largest.name}, "
-            f"{largest.rss_pages * os.sysconf('SC_PAGE_SIZE') >> 20} MiB) was ended"
+            f"bash: memory limit ({self.limits.memory_bytes >> 20} MiB) reached: process {largest.pid} "
+            f"({largest.name}, {largest.rss_pages * os.sysconf('SC_PAGE_SIZE') >> 20} MiB) was ended"
         )
-        shell = self._toolbox.shell
-        if shell:
-            shell.verdict = said
-        else:
-            self._toolbox.notice = said
-
-
-def used_memory() -> int:
-    """Bytes in use on this machine."""
-    values = {}
-    with open("/proc/meminfo", "rb") as file:
-        for line in file:
-            name, _, rest = line.partition(b":")
-            values[name] = int(rest.split()[0]) * 1024
-    return values[b"MemTotal"] - values.get(b"MemAvailable", values[b"MemFree"])
+        with self._toolbox.lock:
+            shell = self._toolbox.shell
+            if shell:
+                shell.condemned = shell.condemned or largest.pid == shell.pid
+                shell.verdict = said
+            else:
+                self._toolbox.notice = said
+            processes.send(largest.pid, signal.SIGKILL)

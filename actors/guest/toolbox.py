@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 from actors.guest import files
 from actors.guest.arguments import TOOLS, checked
@@ -49,6 +50,8 @@ class Toolbox:
         self._children = children
         self._workdir = workdir
         self._env = env
+        self.lock = threading.Lock()
+        """Held while a shell is made or judged, and by the guard while it ends one with all that it started."""
         self.shell: Shell | None = None
         """The shell of the sandbox, once a command asked for one."""
         self.notice = ""
@@ -103,10 +106,11 @@ class Toolbox:
         self, call_id: str, args: Mapping[str, object], control: Control, on_output: Callable[[bytes], None]
     ) -> Outcome:
         if args["restart"]:
-            if self.shell:
-                self.shell.kill()
-                self.shell = None
-            self.shell = Shell(self._children, self._workdir, self._env)
+            with self.lock:
+                if self.shell:
+                    self.shell.kill()
+                    self.shell = None
+                self.shell = Shell(self._children, self._workdir, self._env)
             return Outcome("bash session restarted")
         command, milliseconds = args["command"], args["timeout_ms"]
         if not command:
@@ -136,21 +140,22 @@ class Toolbox:
 
     def _ready_shell(self) -> Shell:
         """The shell; a new one where there is none, or where we ended it: nobody could know to restart it."""
-        shell = self.shell
-        if shell and shell.verdict:
-            # Processes were ended after the last call had its result: the next one tells.
-            self.notice, shell.verdict = shell.verdict, ""
-            if shell.condemned:
-                shell.kill()
-                shell = None
-        if shell is None:
-            shell = self.shell = Shell(self._children, self._workdir, self._env)
-        return shell
+        with self.lock:
+            # Processes may have been ended after the last call had its result: the next one tells.
+            self.notice = self._judge() or self.notice
+            if self.shell is None:
+                self.shell = Shell(self._children, self._workdir, self._env)
+            return self.shell
 
     def _verdict(self) -> str:
         """Why processes were ended while this call ran; empty where none were."""
+        with self.lock:
+            return self._judge()
+
+    def _judge(self) -> str:
+        """Take the shell's verdict, and the shell away where it was ended."""
         shell = self.shell
-        if shell is None or not shell.verdict:
+        if shell is None:
             return ""
         verdict, shell.verdict = shell.verdict, ""
         if shell.condemned:
