@@ -14,8 +14,8 @@ from actors.machines import cgroups
 _DELETE_SECONDS = 10.0
 
 Orders = dict[str, list[str] | str]
-"""`run`: the command line of the machine. `delete`: the one that clears up after it. `group`: its control group.
-`state`: prefix of the files that `run` leaves where it could not clear up by itself."""
+"""`run`: the command line of the machine. `delete`: the one that clears up after it. `group`: its control group and
+the container's id. `state`: the folder of what `runsc` knows of containers, in files that have the id in their names."""
 
 
 def start_machine(command: list[str]) -> tuple[int, int, int, int]:
@@ -46,10 +46,22 @@ def clear_up(orders: Orders) -> None:
     """End what is left of the machine's processes and take away what it left on the host."""
     group = str(orders["group"])
     cgroups.kill(group)
-    folder, prefix = os.path.split(str(orders["state"]))
-    if os.path.isdir(folder) and any(name.startswith(prefix) for name in os.listdir(folder)):
+    if _left_by_runsc(orders):
         _run_bounded(list(orders["delete"]))
+        # `delete` knows nothing of a container that was ended before it was whole.
+        for path in _left_by_runsc(orders):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                continue
     cgroups.remove(group)
+
+
+def _left_by_runsc(orders: Orders) -> list[str]:
+    folder, group = str(orders["state"]), str(orders["group"])
+    if not os.path.isdir(folder):
+        return []
+    return [f"{folder}/{name}" for name in os.listdir(folder) if group in name]
 
 
 def _run_bounded(command: list[str]) -> None:

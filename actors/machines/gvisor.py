@@ -252,7 +252,7 @@ class GvisorDriver:
             "run": runsc.command(state, "run", "--bundle", str(folder.path), machine_id),
             "delete": runsc.command(state, "delete", "--force", machine_id),
             "group": machine_id,
-            "state": str(state / machine_id),
+            "state": str(state),
         }
 
     async def _greet(self, folder: MachineFolder, record: MachineRecord, seconds: float) -> Guest:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from actors.machines import cgroups
+from actors.machines.folder import MachineFolder, MachineRecord
 from actors.machines.gvisor import GvisorDriver
 from actors.machines.machine import GvisorMachine
 from actors.machines.protocol import MachineSpec
@@ -40,15 +41,16 @@ async def new_sandbox(driver: GvisorDriver) -> AsyncIterator[NewSandbox]:
     """Makes names of sandboxes, and sees to it that nothing of them is left on this node."""
     names: list[str] = []
     machines: set[str] = set()
-    started = driver.start
+    record = driver._record
 
-    async def start(spec: MachineSpec) -> GvisorMachine:
-        machine = await started(spec)
-        machines.add(machine.machine_id)
-        return machine
+    def recorded(folder: MachineFolder, spec: MachineSpec) -> tuple[MachineRecord, Path]:
+        made = record(folder, spec)
+        machines.add(made[0].machine_id)
+        return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "start", start)
+        # Every machine that is begun, come what may.
+        patch.setattr(driver, "_record", recorded)
 
         def new() -> MachineSpec:
             names.append(f"sbx-{secrets.token_hex(8)}")

@@ -53,7 +53,7 @@ class Machine:
         self.folder.create()
         self.folder.write_record(MachineRecord(self.id, "sbx-test", "root", Limits()))
         process = spawn_supervisor(self.folder)
-        state = str(storage / "state" / self.id)
+        state = str(storage / "state")
         command_supervisor(process, self.folder, {"run": command, "delete": [], "group": self.id, "state": state})
 
     def connect(self) -> Host:
