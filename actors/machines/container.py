@@ -15,7 +15,7 @@ _DELETE_SECONDS = 10.0
 
 Orders = dict[str, list[str] | str]
 """`run`: the command line of the machine. `delete`: the one that clears up after it. `group`: its control group and
-the container's id. `state`: the folder of what `runsc` knows of containers, in files that have the id in their names."""
+the container's id. `state`: the folder of what `runsc` knows of containers, in files with the id in their names."""
 
 
 def start_machine(command: list[str]) -> tuple[int, int, int, int]:
