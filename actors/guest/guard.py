@@ -101,7 +101,7 @@ class Guard:
         elif limit and self._whole and late >= LATE_LOOKS and count > limit // 2:
             self._end_all(f"{count} processes kept the machine from answering")
         elif self.limits.memory_bytes and memory > self._allowed():
-            self._check_memory()
+            self._too_much_memory(count)
         return count
 
     def _tools(self) -> list[processes.Process]:
@@ -131,15 +131,22 @@ class Guard:
         limit = self.limits.memory_bytes
         return limit - max(MEMORY_SLACK, int(limit * MEMORY_SHARE))
 
-    def _check_memory(self) -> None:
+    def _too_much_memory(self, count: int) -> None:
         from actors.guest import census
 
+        if census.used_memory() <= self._allowed():
+            return
+        mib = self.limits.memory_bytes >> 20
+        if self.limits.processes and count > self.limits.processes // 4:
+            # Most likely a bomb of large processes: looking for the largest would take longer than it leaves.
+            self._end_all(f"memory limit ({mib} MiB) reached by {count} processes")
+            return
         found = self._tools()
-        if census.used_memory() <= self._allowed() or not found:
+        if not found:
             return
         largest = max(found, key=lambda process: process.rss_pages)
         said = (
-            f"bash: memory limit ({self.limits.memory_bytes >> 20} MiB) reached: process {largest.pid} "
+            f"bash: memory limit ({mib} MiB) reached: process {largest.pid} "
             f"({largest.name}, {largest.rss_pages * os.sysconf('SC_PAGE_SIZE') >> 20} MiB) was ended"
         )
         with self._toolbox.lock:
