@@ -141,13 +141,15 @@ class Guard:
             # Most likely a bomb of large processes: looking for the largest would take longer than it leaves.
             self._end_all(f"memory limit ({mib} MiB) reached by {count} processes")
             return
-        found = self._tools()
+        page = os.sysconf("SC_PAGE_SIZE")
+        found = [process for process in self._tools() if process.rss_pages * page > self.limits.memory_bytes // 64]
         if not found:
+            # It is in files of a tmpfs, or what a bomb had and the kernel still gives back: ending nothing would help.
             return
         largest = max(found, key=lambda process: process.rss_pages)
         said = (
             f"bash: memory limit ({mib} MiB) reached: process {largest.pid} "
-            f"({largest.name}, {largest.rss_pages * os.sysconf('SC_PAGE_SIZE') >> 20} MiB) was ended"
+            f"({largest.name}, {largest.rss_pages * page >> 20} MiB) was ended"
         )
         with self._toolbox.lock:
             shell = self._toolbox.shell
