@@ -87,16 +87,13 @@ class Codec:
             raw = self._upcasters[event_type, version](raw)
         return cast("EventData", self.models[event_type].model_validate(raw))
 
-    def decode_page(self, page: list[str | None]) -> list[EventData]:
-        """Validate many rows at once, which takes half the time; each as `current_data` gives it.
+    def decode_page(self, page: str) -> list[EventData]:
+        """Validate many rows at once, which takes half the time: a JSON array of what `current_data` gives.
 
         Raises:
-            ValueError: at least one of them is NULL, or not what its type promises: decode them one by one.
+            ValueError: at least one of them is not what its type promises: decode them one by one.
         """
-        if None in page:
-            msg = "a row that is not of the newest schema, or in a blob"
-            raise ValueError(msg)
-        return self._page_adapter.validate_json(f"[{','.join(cast('list[str]', page))}]")
+        return self._page_adapter.validate_json(page)
 
     @cached_property
     def _page_adapter(self) -> TypeAdapter[list[EventData]]:

@@ -6,12 +6,14 @@ frozen state and not one for each event: that is four times as fast, and `evolve
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from events.errors import IllegalTransition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from enum import StrEnum
 
     from events.envelope import Event
@@ -86,6 +88,10 @@ class Life(Generic[S, D]):
         Raises:
             IllegalTransition: no entity of this kind has such a history.
         """
+        with _no_collections():
+            return self._fold(state, history)
+
+    def _fold(self, state: S, history: Iterable[EventData]) -> S:
         draft = self._draft(state)
         phase = draft.phase
         steps = self._steps[phase]
@@ -101,6 +107,22 @@ class Life(Generic[S, D]):
                 steps = self._steps[phase]
         folded: S = draft.freeze()
         return folded
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Hold off the cycle collector: what a fold reads and makes is alive, so its many looks would find nothing.
+
+    That is a tenth of a fold. Two threads that fold at once may turn it on again for each other, which costs no more.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _by_phase(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _ERRANDS = ("fix-the-bug", "tidy-the-logs")
 _FILES = {"fix-the-bug": "/workspace/durations.py", "tidy-the-logs": "/workspace/report.md"}
-_PACE_SECONDS = 0.4
+PACE_SECONDS = 0.4
 """Between two events of a recorded agent: it would be over before anybody has read a line."""
 _LONGEST_SECONDS = 110.0
 _LOOK_SECONDS = 0.1
@@ -103,7 +103,7 @@ def demo(home: Path | None, *, as_json: bool) -> None:
     screen = Console(quiet=True) if as_json else console()
     screen.width = min(screen.width, _WIDTH)
     run = Demo(place.absolute(), screen)
-    local = LocalHourglass(run.home, pace=_PACE_SECONDS, max_idle=30.0, max_sandboxes=len(_ERRANDS))
+    local = LocalHourglass(run.home, pace=PACE_SECONDS, max_idle=30.0, max_sandboxes=len(_ERRANDS))
     began = time.monotonic()
     try:
         found = _run(run, local)
