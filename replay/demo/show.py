@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -248,17 +249,27 @@ def _command(run: Demo, local: LocalHourglass, *arguments: str) -> str:
     return done.stdout
 
 
+def _as_typed() -> str:
+    """How this shell reaches the command: by its name, or by its path from here."""
+    here = Path(sys.argv[0]).absolute()
+    found = shutil.which("hourglass")
+    if found is not None and Path(found).samefile(here):
+        return "hourglass"
+    return str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here)
+
+
 def _what_next(run: Demo, found: dict[str, Any], seconds: float) -> None:
     run.title(f"That was all of it, in {seconds:.0f} s. What to type next")
     first = found["sessions"][0]
     home = f"--home {run.home}"
+    hourglass = _as_typed()
     rows = [
-        (f"hourglass timeline {first['session_id']} {home}", "the whole story of a session"),
-        (f"hourglass sessions {home}", "what there is"),
-        (f"hourglass log show sandbox-{first['sandboxes'][0]} {home}", "a sandbox, event by event"),
+        (f"{hourglass} timeline {first['session_id']} {home}", "the whole story of a session"),
+        (f"{hourglass} sessions {home}", "what there is"),
+        (f"{hourglass} log show sandbox-{first['sandboxes'][0]} {home}", "a sandbox, event by event"),
         (f"sqlite3 {run.home / LOG_NAME} 'SELECT * FROM tool_calls'", "the log is an SQLite file"),
-        ("hourglass init", "an environment and an agent of your own, with an API key"),
-        ("hourglass up", "serve it"),
+        (f"{hourglass} init", "an environment and an agent of your own, with an API key"),
+        (f"{hourglass} up", "serve it"),
         (f"rm -r {run.home}", "remove what the demo left"),
     ]
     for command, what in rows:
