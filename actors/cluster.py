@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -38,6 +39,13 @@ class RayNotLoopback(HourglassError):
     next_step = "Start it with `hourglass up` in a fresh process, or name a cluster to join with --address."
 
 
+@dataclass(eq=False)
+class NoDashboard(HourglassError):
+    """Ray's dashboard is not installed."""
+
+    next_step = "Install it: pip install 'hourglass-agents[cluster]'; or leave out --dashboard."
+
+
 _HOST_OPTIONS: dict[str, Any] = {
     "num_cpus": 0,
     "max_restarts": -1,
@@ -63,8 +71,11 @@ def prepare_process() -> None:
 def start_ray(settings: Settings, *, dashboard: bool = False) -> None:
     """Join the cluster of the settings, or start Ray on this machine, bound to loopback.
 
-    `prepare_ray` must have been called. Raises `RayNotLoopback` where Ray would listen to the network.
+    `prepare_ray` must have been called. Raises `NoDashboard`, and `RayNotLoopback` where Ray would listen to
+    the network.
     """
+    if dashboard and find_spec("aiohttp_cors") is None:
+        raise NoDashboard
     common: dict[str, Any] = {"namespace": NAMESPACE, "logging_level": logging.WARNING}
     if settings.ray_address is not None:
         ray.init(address=settings.ray_address, **common)

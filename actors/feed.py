@@ -17,7 +17,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponen
 from actors.api import API_ERRORS, describe, is_fatal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from anthropic import AsyncAnthropic
 
@@ -42,7 +42,7 @@ class Live:
     event: Any
 
 
-async def follow(client: AsyncAnthropic, session_id: str) -> AsyncIterator[History | Live]:
+async def follow(client: AsyncAnthropic, session_id: str) -> AsyncGenerator[History | Live, None]:
     """Yield a `History`, then `Live` events, and after each reconnect a `History` again; it does not end by itself.
 
     Raises the API's error where it is fatal (a 4xx other than 408, 409, 429): the session or the credential is gone.

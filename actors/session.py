@@ -24,11 +24,12 @@ from actors.skills import fetch_skills
 from events import session as fold
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from anthropic import AsyncAnthropic
 
     from actors.conversation import ToolCall
+    from actors.feed import Live
     from actors.handle import SandboxHandle
     from actors.journal import Journal
 
@@ -169,25 +170,29 @@ class Session:
     async def _listen(self) -> None:
         """Take the history and the stream into the conversation, record what was asked for, wake the dispatcher."""
         try:
-            async for item in follow(self._client, self.claim.session_id):
-                self._last_progress = time.monotonic()
-                if isinstance(item, History):
-                    for event in item.events:
-                        self._talk.observe(event, live=False)
-                    self._history_events = len(item.events)
-                elif not self._talk.observe(item.event, live=True):
-                    continue
-                if self._talk.ended:
-                    await self._over(self._talk.ended)
-                if self._attached:
-                    await self._note_calls()
-                    await self._stop_answered()
-                self._idle_noted = self._idle_noted and self._talk.turn_is_over()
-                self._changed.set()
+            async with contextlib.aclosing(follow(self._client, self.claim.session_id)) as items:
+                await self._take(items)
         except API_ERRORS as error:
             if status_of(error) == _NOT_FOUND:
                 await self._over("deleted")
             raise self._api_failed(error) from error
+
+    async def _take(self, items: AsyncIterator[History | Live]) -> None:
+        async for item in items:
+            self._last_progress = time.monotonic()
+            if isinstance(item, History):
+                for event in item.events:
+                    self._talk.observe(event, live=False)
+                self._history_events = len(item.events)
+            elif not self._talk.observe(item.event, live=True):
+                continue
+            if self._talk.ended:
+                await self._over(self._talk.ended)
+            if self._attached:
+                await self._note_calls()
+                await self._stop_answered()
+            self._idle_noted = self._idle_noted and self._talk.turn_is_over()
+            self._changed.set()
 
     async def _attach(self, skills: list[str]) -> None:
         """Once sandbox and history are there: record it, and what the history left open."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from actors import cluster
+from actors.settings import Settings
 from tests.service import HOURGLASS, stop
 
 if TYPE_CHECKING:
@@ -114,6 +116,13 @@ def test_bad_settings_end_it_before_ray_starts(installed: Installed, change: dic
     assert said in done.stderr
     assert "next:" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_dashboard_that_is_not_installed_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "find_spec", lambda _: None)
+    with pytest.raises(cluster.NoDashboard) as caught:
+        cluster.start_ray(Settings(), dashboard=True)
+    assert "hourglass-agents[cluster]" in caught.value.advice
 
 
 def test_sigint_drains_as_well(installed: Installed) -> None:

@@ -98,7 +98,12 @@ def test_the_demo_shows_two_sessions_and_leaves_the_log_alone(tmp_path: Path) ->
 def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path) -> None:
     home = tmp_path / "home"
     command = [*HOURGLASS, "demo", "--json", "--home", str(home)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # Where the tests run in the background of a shell, SIGINT is ignored, and what they start would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 90
     while not (home / "log.db").exists():
         assert process.poll() is None, process.stdout and process.stdout.read()
