@@ -14,8 +14,9 @@ import httpx2
 import orjson
 from anthropic import APIError, APIStatusError, AsyncAnthropic
 
-API_ERRORS: tuple[type[Exception], ...] = (APIError, httpx2.HTTPError, TimeoutError)
-"""What a call of the API may raise: the SDK's own errors, and the transport's while a stream is read."""
+API_ERRORS: tuple[type[Exception], ...] = (APIError, httpx2.HTTPError, TimeoutError, ValueError)
+"""What a call of the API may raise: the SDK's own errors, the transport's while a stream is read, and `ValueError` for
+a body that is not what was asked for: the SDK lets JSON errors through, and gives other bodies as they are."""
 
 _RETRYABLE_4XX = frozenset({408, 409, 429})
 _SECRET_BYTES_MAX = 64 * 1024
@@ -45,8 +46,8 @@ def describe(error: BaseException) -> str:
 
 
 def forget_credentials() -> None:
-    """Drop every `ANTHROPIC_*` variable from this process, so that nothing it starts inherits a key."""
-    for name in [name for name in os.environ if name.startswith("ANTHROPIC_")]:
+    """Drop every variable of this process that may hold a key, so that nothing it starts inherits one."""
+    for name in [name for name in os.environ if name.startswith("ANTHROPIC_") or name == "HOURGLASS_ENVIRONMENT_KEY"]:
         del os.environ[name]
 
 

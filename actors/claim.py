@@ -20,6 +20,8 @@ class Claim:
     environment_id: str
     worker_id: str
     credential: Literal["session_token", "environment_key"]
+    acknowledged_at: str = ""
+    """As the queue wrote it: what tells this claim's lease from a later one on the same work id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,10 +70,11 @@ def up(
         ray_address=address,
     )
     prepare_ray(loopback=settings.ray_address is None)
-    from actors.up import serve
+    from actors.up import serve, take_key
 
+    settings, key = take_key(settings)
     _check_node(settings)
-    serve(settings, dashboard=dashboard, ready=lambda: _say_ready(settings, as_json))
+    serve(settings, key, dashboard=dashboard, ready=lambda: _say_ready(settings, as_json))
 
 
 def _say_ready(settings: Settings, as_json: bool) -> None:

@@ -152,6 +152,10 @@ class RayHost:
         """See `Host`."""
         await self._ask("fail", claim, reason, detail)
 
+    async def bury(self, session_id: str) -> None:
+        """See `Host`."""
+        await self._ask("bury", session_id)
+
     async def open_claims(self) -> list[Claim]:
         """See `Host`."""
         claims: list[Claim] = await self._ask("open_claims")

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -19,6 +19,7 @@ from actors.api import API_ERRORS, as_bearer, describe, is_fatal, session_token
 from actors.claim import Claim, Outcome
 from actors.host import HostGone
 from actors.lease import Lease, LeaseEnd
+from events.errors import IllegalTransition
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_GRACE_S = 15.0
 """An item that was acknowledged this long ago and never had a heartbeat is nobody's (contract §18.1)."""
+_SWEEP_EVERY_S = 60.0
 _HOST_PAUSE_S = 0.5
 
 
@@ -69,6 +71,10 @@ class HostHandle(Protocol):
         """See `Host.open_claims`."""
         ...
 
+    async def bury(self, session_id: str) -> None:
+        """See `Host.bury`."""
+        ...
+
 
 @dataclass(slots=True)
 class _Served:
@@ -93,6 +99,7 @@ class Controller:
         self._slots = asyncio.Semaphore(max_sessions)
         self._served: dict[str, _Served] = {}  # by session id: one claim at a time each
         self._claims: set[asyncio.Task[None]] = set()
+        self._claiming: set[str] = set()  # session ids
         self._draining = asyncio.Event()
 
     async def run(self) -> None:
@@ -116,7 +123,7 @@ class Controller:
         tasks = [served.task for served in self._served.values() if served.task is not None]
         if not tasks:
             return
-        await self._host.drain()
+        await self._retry(self._host.drain)
         _, late = await asyncio.wait(tasks, timeout=seconds)
         for served in [one for one in self._served.values() if one.task in late]:
             log.warning("still busy, handed over session_id=%s", served.claim.session_id)
@@ -148,6 +155,10 @@ class Controller:
             # A slot before a poll: what can't be served waits in the queue, where another worker may take it.
             await self._slots.acquire()
             item = await anext(items)
+            if item.data.id in self._claiming:
+                self._slots.release()  # offered again while its first offer is still being claimed
+                continue
+            self._claiming.add(item.data.id)
             task = asyncio.create_task(self._take(item), name=f"claim {item.id}")
             self._claims.add(task)
             task.add_done_callback(self._claims.discard)
@@ -160,9 +171,20 @@ class Controller:
         except HostGone as error:
             # Not acknowledged, or without a heartbeat yet: the queue offers it again, or the next sweep finds it.
             log.warning("not claimed, the host is being replaced work_id=%s %s", item.id, error)
+        except IllegalTransition as error:
+            await self._answer_over(item, error)
+        except Exception:
+            log.exception("claim broke work_id=%s", item.id)
         finally:
+            self._claiming.discard(item.data.id)
             if served is None:
                 self._slots.release()
+
+    async def _answer_over(self, item: BetaSelfHostedWork, error: IllegalTransition) -> None:
+        """The log says that the session is over, and the queue offers it: end what is left of it, here and there."""
+        log.warning("a session that is over was offered, stopped work_id=%s %s", item.id, error)
+        await self._retry(self._host.bury, item.data.id)
+        await self._answer_other(item)
 
     async def _claim(self, item: BetaSelfHostedWork) -> _Served | None:
         kind: str = item.data.type  # the SDK's type knows sessions alone; health checks exist (contract §4.3)
@@ -174,8 +196,10 @@ class Controller:
         claim = self._new_claim(item, "session_token" if token else "environment_key")
         await self._supersede(claim.session_id)
         await self._host.claim(claim)
-        if not await self._acknowledge(claim):
+        acknowledged = await self._acknowledge(claim)
+        if acknowledged is None:
             return None
+        claim = replace(claim, acknowledged_at=acknowledged)
         tokens = [token, self._environment_key] if token else [self._environment_key]
         lease = Lease(self._client(tokens), work_id=claim.work_id, environment_id=claim.environment_id)
         await lease.take()
@@ -210,18 +234,22 @@ class Controller:
             older.lease.lose("the queue offered the item again")
             await asyncio.wait([older.task])
 
-    async def _acknowledge(self, claim: Claim) -> bool:
-        """Whether the item is ours now."""
+    async def _acknowledge(self, claim: Claim) -> str | None:
+        """When the queue says that it was acknowledged, "" where that was not heard; None where it was refused.
+
+        Where the answer is lost, the acknowledgement may have arrived, and then nobody else is ever offered the item:
+        the first heartbeat tells, which an item that is still queued refuses.
+        """
         try:
-            await self._queue.acknowledge(claim.work_id)
+            return await self._queue.acknowledge(claim.work_id)
         except API_ERRORS as error:
             log.warning("item not acknowledged session_id=%s %s", claim.session_id, describe(error))
+            if not is_fatal(error):
+                return ""
             await self._host.fail(claim, "api_error", f"the item could not be acknowledged: {describe(error)}")
-            if is_fatal(error):
-                await self._queue.stop(claim.work_id)
-            await self._host.release(claim, "not_served" if is_fatal(error) else "abandoned")
-            return False
-        return True
+            await self._queue.stop(claim.work_id)
+            await self._host.release(claim, "not_served")
+            return None
 
     def _client(self, tokens: list[str]) -> AsyncAnthropic:
         return as_bearer(self._queue.client, tokens[0])
@@ -247,12 +275,12 @@ class Controller:
         except Exception:
             log.exception("claim broke session_id=%s", claim.session_id)
         finally:
-            work.cancel()
-            lease.cancel()
-            await served.lease.release()
             if self._served.get(claim.session_id) is served:
                 del self._served[claim.session_id]
             self._slots.release()
+            work.cancel()
+            lease.cancel()
+            await served.lease.release()
 
     async def _serve_on_host(self, served: _Served) -> Outcome:
         """Have the host serve it; where the host dies, the one that replaces it serves the same claim."""
@@ -316,10 +344,22 @@ class Controller:
         served = {one.claim.claim_id for one in self._served.values()}
         ours = {claim.work_id: claim for claim in await self._host.open_claims() if claim.claim_id not in served}
         for item in items:
-            if item.state == "starting" and item.latest_heartbeat_at is None and _age(item) > SWEEP_GRACE_S:
-                await self._end_stranded(item, ours.get(item.id))
-            elif item.state == "active" and item.latest_heartbeat_at and item.id in ours:
-                await self._take_back(item, ours[item.id])
+            if item.data.id in self._claiming or item.data.id in self._served:
+                continue
+            try:
+                await self._sweep_item(item, ours.get(item.id))
+            except Exception:
+                # What is wrong with one item must not keep the others, or the service, from being served.
+                log.exception("item not swept work_id=%s", item.id)
+
+    async def _sweep_item(self, item: BetaSelfHostedWork, claim: Claim | None) -> None:
+        stranded = item.state == "starting" and item.latest_heartbeat_at is None and _age(item) > SWEEP_GRACE_S
+        # By the time of its acknowledgement: work ids come again, and the lease may be another worker's by now.
+        still_ours = claim is not None and claim.acknowledged_at and claim.acknowledged_at == item.acknowledged_at
+        if stranded:
+            await self._end_stranded(item, claim)
+        elif item.state == "active" and item.latest_heartbeat_at and claim is not None and still_ours:
+            await self._take_back(item, claim)
 
     async def _end_stranded(self, item: BetaSelfHostedWork, claim: Claim | None) -> None:
         log.warning("stranded item stopped work_id=%s acknowledged_at=%s", item.id, item.acknowledged_at)
@@ -344,9 +384,10 @@ class Controller:
         self._serve(_Served(claim, tokens, lease))
 
     async def _sweep_later(self) -> None:
-        """Once more after the grace: what was too young to judge at the start."""
-        await asyncio.sleep(SWEEP_GRACE_S * 2)
-        await self._sweep()
+        """Again and again: what was too young to judge at the start, and what other workers strand."""
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY_S)
+            await self._sweep()
 
 
 def _age(item: BetaSelfHostedWork) -> float:

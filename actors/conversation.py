@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BUILT_IN_TOOLS = frozenset({"bash", "read", "write", "edit", "glob", "grep"})
 """The tools that run here; `web_search` and `web_fetch` run at Anthropic, custom tools at whoever registered them."""
 
-_NEUTRAL = frozenset({"user.tool_confirmation", "session.thread_status_terminated"})
+NEUTRAL = frozenset({"user.tool_confirmation", "session.thread_status_terminated"})
 """Events that do not disturb the countdown after a turn (contract §11.6)."""
 _ANSWERS = {
     "user.tool_result": "tool_use_id",
@@ -83,7 +83,7 @@ class Conversation:
             self.terminated_threads.add(str(event.session_thread_id))
         elif live and kind in ("session.status_terminated", "session.deleted"):
             self.ended = "deleted" if kind == "session.deleted" else "terminated"
-        if kind not in _NEUTRAL:
+        if kind not in NEUTRAL:
             self.turn_ended = _stop_reason(event) if kind == "session.status_idle" else ""
         return True
 

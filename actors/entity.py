@@ -15,7 +15,7 @@ from events.errors import StaleEpoch, WrongExpectedVersion
 from events.log import Append
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from actors.journal import Journal
     from events.envelope import Event
@@ -75,6 +75,11 @@ class Entity(Generic[StateT, CommandT]):
         `command_id` must be the same for a repeat of the same commands: a repeat appends nothing. Returns the events,
         none where nothing was left to happen. Raises `Replaced`, and what `decide` and the log raise.
         """
+        # Shielded: whoever is cancelled here may have appended, and a state that missed its own event would be behind
+        # its stream for ever.
+        return await asyncio.shield(asyncio.ensure_future(self._execute(command_id, commands, causation_id)))
+
+    async def _execute(self, command_id: str, commands: Sequence[CommandT], causation_id: str) -> list[Event]:
         async with self._turn:
             state = self.state
             decided: list[EventData] = []

@@ -16,9 +16,22 @@ class SandboxFailed(Exception):
 
 
 class SandboxHandle(Protocol):
-    """A sandbox as a session sees it, in this process or in one of its own."""
+    """Its methods raise `SandboxFailed` where the sandbox, or the process that it lives in, failed."""
 
     sandbox_id: str
+
+    @property
+    def gone(self) -> bool:
+        """Whether its actor died: another one must be made, which finds the machine again."""
+        ...
+
+    async def recover(self) -> None:
+        """See `Sandbox.recover`."""
+        ...
+
+    async def release(self) -> None:
+        """See `Sandbox.release`."""
+        ...
 
     async def start(self) -> None:
         """See `Sandbox.start`."""

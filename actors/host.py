@@ -22,12 +22,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from actors.claim import Claim, Outcome
 from actors.entity import Replaced
+from actors.handle import SandboxFailed
 from actors.isolation import Placement, local_actors
 from actors.journal import LocalJournal
+from actors.machines.protocol import MachineError
 from actors.session import session_entity
 from events import session as fold
+from events.errors import HourglassError
+from events.home import LOG_NAME
 from events.sqlite_log import SqliteLog
-from events.types import SessionClaimed
+from events.types import SessionAttached, SessionClaimed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +70,7 @@ class Host:
         self._settings = settings
         self._node = node
         settings.home.mkdir(parents=True, exist_ok=True)
-        self._log = SqliteLog(settings.home / "log.db", durability=settings.durability)
+        self._log = SqliteLog(settings.home / LOG_NAME, durability=settings.durability)
         self._journal = LocalJournal(self._log)
         self._home_id = _home_id(settings.home)
         self._epoch = self._log.next_epoch("host")
@@ -75,6 +79,7 @@ class Host:
         self._actors = make_actors(placement, self._journal)
         self._sandboxes: dict[str, _Kept] = {}
         self._runs: dict[str, SessionRun] = {}
+        self._cancelled: set[str] = set()
         self._room = asyncio.Lock()
         self._recovered = False
 
@@ -90,8 +95,15 @@ class Host:
                 return
             for sandbox_id in await self._actors.running():
                 events = await self._journal.read(f"sandbox-{sandbox_id}")
-                if events:  # else it is another home's, on the same storage
-                    await (await self._sandbox(sandbox_id, events[0].correlation_id)).start()
+                if not events:
+                    continue  # another home's, on the same storage
+                try:
+                    handle = await self._sandbox(sandbox_id, events[0].correlation_id)
+                    await handle.recover()
+                except (HourglassError, SandboxFailed, MachineError, OSError) as error:
+                    # One that can't be found again must not keep the others from being served.
+                    log.warning("machine not found again sandbox_id=%s %s", sandbox_id, error)
+                    await self._drop(sandbox_id)
             self._recovered = True
 
     # --- the log, for actors in processes of their own -------------------------------------------------------------
@@ -151,8 +163,18 @@ class Host:
             session_id = stream.removeprefix("session-")
             events = await self._journal.read(stream)
             held = fold.fold(fold.SessionState(session_id), events).claim_id
+            attached = (one.data for one in events if isinstance(one.data, SessionAttached))
+            acknowledged = {one.claim_id: one.acknowledged_at for one in attached}
             claims += [
-                Claim(held, session_id, data.work_id, data.environment_id, data.worker_id, data.credential)
+                Claim(
+                    held,
+                    session_id,
+                    data.work_id,
+                    data.environment_id,
+                    data.worker_id,
+                    data.credential,
+                    acknowledged_at=acknowledged.get(held, ""),
+                )
                 for event in events
                 if isinstance(data := event.data, SessionClaimed) and held and data.claim_id == held
             ]
@@ -164,14 +186,22 @@ class Host:
         Does not raise for what goes wrong with the session: that is an outcome, and recorded.
         """
         sandbox_id = self._sandbox_id(claim.session_id)
+        run: SessionRun | None = None
+        self._cancelled.discard(claim.claim_id)
         try:
+            twin = self._runs.pop(claim.claim_id, None)
+            if twin is not None:
+                # Asked twice, as after a controller died: two runs of one claim would pass for repeats of each other.
+                await twin.cancel()
             await self.recover()
             await self._make_room(sandbox_id)
             sandbox = await self._sandbox(sandbox_id, claim.session_id)
+            if claim.claim_id in self._cancelled:
+                return Outcome("cancelled")
             run = self._runs[claim.claim_id] = await self._actors.session(claim, tokens, sandbox)
             outcome = await run.outcome()
             if outcome.session_over:
-                self._sandboxes.pop(sandbox_id, None)
+                await self._drop(sandbox_id)
             return outcome
         except Replaced as error:
             log.warning("session is served elsewhere session_id=%s %s", claim.session_id, error)
@@ -182,7 +212,9 @@ class Host:
             await self.fail(claim, "internal", f"{type(error).__name__}: {error}"[:500])
             return Outcome("failed", str(error))
         finally:
-            self._runs.pop(claim.claim_id, None)
+            if run is not None and self._runs.get(claim.claim_id) is run:
+                del self._runs[claim.claim_id]
+            self._cancelled.discard(claim.claim_id)
             if sandbox_id in self._sandboxes:
                 self._sandboxes[sandbox_id].used_at = time.monotonic()
 
@@ -191,6 +223,8 @@ class Host:
         run = self._runs.get(claim_id)
         if run is not None:
             await run.cancel()
+        else:
+            self._cancelled.add(claim_id)  # it may still be preparing
 
     async def drain(self) -> None:
         """Start no further tool call; each `serve` returns once the call that runs is posted."""
@@ -220,6 +254,7 @@ class Host:
             except Exception:
                 # One machine that can't be stopped must not keep the others from it; the next start finds it.
                 log.exception("sandbox not stopped sandbox_id=%s", kept.handle.sandbox_id)
+            await kept.handle.release()
         await self._actors.close()
         self._log.close()
 
@@ -229,10 +264,25 @@ class Host:
 
     async def _sandbox(self, sandbox_id: str, session_id: str) -> SandboxHandle:
         kept = self._sandboxes.get(sandbox_id)
+        if kept is not None and kept.handle.gone:
+            await self._drop(sandbox_id)
+            kept = None
         if kept is None:
             handle = await self._actors.sandbox(sandbox_id, session_id)
             kept = self._sandboxes.setdefault(sandbox_id, _Kept(handle, time.monotonic()))
         return kept.handle
+
+    async def _drop(self, sandbox_id: str) -> None:
+        """Let go of a sandbox's actor; the machine, if there is one, runs on."""
+        kept = self._sandboxes.pop(sandbox_id, None)
+        if kept is not None:
+            await kept.handle.release()
+
+    async def bury(self, session_id: str) -> None:
+        """See to it that a session that is over has no sandbox: whoever ended it may have died on the way."""
+        sandbox_id = self._sandbox_id(session_id)
+        await (await self._sandbox(sandbox_id, session_id)).kill("session_over")
+        await self._drop(sandbox_id)
 
     async def _make_room(self, sandbox_id: str) -> None:
         """Stop the machine that was used least recently where this node runs as many as it may. Files are kept."""
@@ -246,8 +296,11 @@ class Host:
             )
             while len(self._sandboxes) >= self._settings.max_sandboxes and idle:
                 kept = idle.pop(0)
-                await kept.handle.stop("requested")
-                self._sandboxes.pop(kept.handle.sandbox_id)
+                try:
+                    await kept.handle.stop("requested")
+                except (HourglassError, SandboxFailed, MachineError) as error:
+                    log.warning("machine not stopped sandbox_id=%s %s", kept.handle.sandbox_id, error)
+                await self._drop(kept.handle.sandbox_id)
 
     # --- records ---------------------------------------------------------------------------------------------------
 

@@ -16,13 +16,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from anthropic import APIStatusError
+from anthropic.types.beta.environments import BetaSelfHostedWorkHeartbeatResponse
 
 from actors.api import API_ERRORS, describe, is_fatal, status_of
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
     from anthropic.resources.beta.environments.work import AsyncWork
-    from anthropic.types.beta.environments import BetaSelfHostedWorkHeartbeatResponse
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,10 @@ class Lease:
     async def _beat(self) -> None:
         try:
             # Bounded: the SDK's own timeout is minutes, and the lease would be gone long before.
-            answer = await asyncio.wait_for(self._send(), timeout=self._interval)
+            left = self._ttl - (time.monotonic() - self._last_success)
+            answer = await asyncio.wait_for(self._send(), timeout=max(_INTERVAL_MIN_S, min(self._interval, left)))
+            if not isinstance(answer, BetaSelfHostedWorkHeartbeatResponse):
+                raise ValueError(f"a heartbeat was answered with a {type(answer).__name__}")
         except API_ERRORS as error:
             if self._is_own_beat(error):
                 log.info("an unanswered heartbeat had arrived work_id=%s", self._work_id)

@@ -74,7 +74,13 @@ async def post_result(
                 content, is_error = _too_large(size), True
                 continue
             if is_fatal(error):
-                return await _refused(client, session_id, tool_use_id, error)
+                posted = await _refused(client, session_id, tool_use_id, error)
+                if posted.outcome == "already_answered" or replaced:
+                    return posted
+                # An open call parks the session for ever: the agent is told that there was a result, and is not left.
+                replaced = f"the API refused the result ({posted.detail}), an error was posted instead"
+                content, is_error = _undeliverable(), True
+                continue
             log.warning("result not posted, trying again tool_use_id=%s %s", tool_use_id, describe(error))
             await asyncio.sleep(random.uniform(pause / 2, pause))
             pause = min(pause * 2, _PAUSE_MAX_S)
@@ -101,6 +107,10 @@ async def is_answered(client: AsyncAnthropic, session_id: str, tool_use_id: str)
     except API_ERRORS as error:
         log.warning("history not read session_id=%s %s", session_id, describe(error))
     return False
+
+
+def _undeliverable() -> list[JsonObject]:
+    return [{"type": "text", "text": "The tool ran, but its result could not be delivered: the API refused it."}]
 
 
 def _too_large(size: int) -> list[JsonObject]:

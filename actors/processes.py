@@ -7,6 +7,7 @@ outlives it.
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Any, Literal
 
 import ray
@@ -64,11 +65,18 @@ class RemoteSandbox:
     def __init__(self, sandbox_id: str, actor: Any) -> None:
         self.sandbox_id = sandbox_id
         self._actor = actor
+        self._gone = False
+
+    @property
+    def gone(self) -> bool:
+        """Whether its actor died."""
+        return self._gone
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         try:
             return await self._actor.call.remote(method, *arguments)
         except RayActorError as error:
+            self._gone = True
             raise SandboxFailed(f"the actor of {self.sandbox_id} died; its machine runs on") from error
 
     async def start(self) -> None:
@@ -101,8 +109,13 @@ class RemoteSandbox:
         """See `Sandbox`."""
         await self._call("stop", reason)
 
-    def end_actor(self) -> None:
+    async def recover(self) -> None:
+        """See `Sandbox`."""
+        await self._call("recover")
+
+    async def release(self) -> None:
         """End the actor; the machine, if any, runs on."""
+        self._gone = True
         ray.kill(self._actor)
 
 
@@ -174,19 +187,16 @@ class ProcessActors:
         self._placement = placement
         self._host = ray.get_runtime_context().current_actor
         self._driver = make_driver(placement.settings)
-        self._sandboxes: list[RemoteSandbox] = []
 
     async def sandbox(self, sandbox_id: str, session_id: str) -> SandboxHandle:
         """See `Actors`."""
         actor = (
             ray.remote(SandboxActor)
-            .options(name=f"sandbox-{sandbox_id}-{self._placement.epoch}", **_SANDBOX_OPTIONS)
+            .options(name=f"sandbox-{sandbox_id}-{secrets.token_hex(4)}", **_SANDBOX_OPTIONS)
             .remote(sandbox_id, session_id, self._placement, self._host)
         )
         await actor.load.remote()
-        handle = RemoteSandbox(sandbox_id, actor)
-        self._sandboxes.append(handle)
-        return handle
+        return RemoteSandbox(sandbox_id, actor)
 
     async def session(self, claim: Claim, tokens: list[str], sandbox: SandboxHandle) -> SessionRun:
         """See `Actors`."""
@@ -203,8 +213,7 @@ class ProcessActors:
 
     async def close(self) -> None:
         """See `Actors`."""
-        for sandbox in self._sandboxes:
-            sandbox.end_actor()
+        # The host releases every sandbox that it holds.
 
 
 def process_actors(placement: Placement, journal: Journal) -> Actors:

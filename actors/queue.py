@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from anthropic import omit
+from anthropic.types.beta.environments import BetaSelfHostedWork
 
 from actors.api import API_ERRORS, describe, is_fatal, is_rejected_credential, status_of
 from events.errors import HourglassError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from anthropic import AsyncAnthropic
-    from anthropic.types.beta.environments import BetaSelfHostedWork
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,8 @@ class WorkQueue:
                     reclaim_older_than_ms=self._reclaim,
                     anthropic_worker_id=self.worker_id,
                 )
+                if item and not isinstance(item, BetaSelfHostedWork):
+                    raise ValueError(f"a poll was answered with a {type(item).__name__}")
             except API_ERRORS as error:
                 if is_fatal(error):
                     raise self._rejected(error) from error
@@ -86,14 +88,15 @@ class WorkQueue:
                 await asyncio.sleep(pause)
                 continue
             failures = 0
-            if item is not None:
+            if item:
                 yield item
                 continue
             await asyncio.sleep(max(0.0, _EMPTY_POLL_S - (time.monotonic() - began)) + random.uniform(0, 0.05))
 
-    async def acknowledge(self, work_id: str) -> None:
-        """Take the item out of the queue. Raises the API's errors."""
-        await self.client.beta.environments.work.ack(work_id, environment_id=self.environment_id)
+    async def acknowledge(self, work_id: str) -> str:
+        """Take the item out of the queue; returns when that was, as the queue writes it. Raises the API's errors."""
+        item = await self.client.beta.environments.work.ack(work_id, environment_id=self.environment_id)
+        return getattr(item, "acknowledged_at", None) or ""
 
     async def stop(self, work_id: str, *, client: AsyncAnthropic | None = None) -> None:
         """End the item now. No error where it has ended already; other failures are logged, and the lease lapses."""

@@ -133,6 +133,22 @@ class Sandbox:
             if self._machine is None:
                 await self._start_new(began)
 
+    @property
+    def gone(self) -> bool:
+        """Never: it lives in this process."""
+        return False
+
+    async def recover(self) -> None:
+        """Find a machine again that a host before this one left; end it where the log says that none should run."""
+        if self.state.phase is fold.Phase.RUNNING:
+            await self.start()
+        elif self.state.phase is fold.Phase.KILLED:
+            await self.kill("session_over")
+        else:
+            machine = await self._context.driver.adopt(self.sandbox_id)
+            if machine is not None:
+                await machine.kill()
+
     async def _adopt(self, began: float) -> None:
         """The log says that a machine runs, but not in this process: its host died. Find it, or record the loss."""
         try:

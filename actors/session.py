@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from actors.api import API_ERRORS, describe, is_rejected_credential, status_of
 from actors.claim import Claim, Outcome, SessionFailed
-from actors.conversation import Conversation
+from actors.conversation import NEUTRAL, Conversation
 from actors.entity import Entity, Fold
 from actors.feed import History, follow
 from actors.handle import SandboxFailed
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from actors.feed import Live
     from actors.handle import SandboxHandle
     from actors.journal import Journal
+    from actors.outcome import CallOutcome
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class Session:
         self._history_events: int | None = None
         self._attached = False
         self._idle_noted = False
+        self._idle_since: float | None = None
         self._last_progress = time.monotonic()
         self.draining = False
 
@@ -157,13 +159,18 @@ class Session:
         try:
             await self._sandbox.start()
             fetched = await fetching
+            unpacked = []
             for skill in fetched:
-                await self._sandbox.write_tree(f"{SKILLS_ROOT}/{skill.name}", skill.files)
+                try:
+                    await self._sandbox.write_tree(f"{SKILLS_ROOT}/{skill.name}", skill.files)
+                    unpacked.append(skill.name)
+                except OSError as error:  # the agent's own doing: a full disk, a file where the folder would be
+                    log.warning("skill not unpacked session_id=%s name=%s %s", self.claim.session_id, skill.name, error)
         except SandboxFailed as error:
             raise _sandbox_failed(error) from error
         finally:
             fetching.cancel()
-        return [skill.name for skill in fetched]
+        return unpacked
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -181,8 +188,9 @@ class Session:
         async for item in items:
             self._last_progress = time.monotonic()
             if isinstance(item, History):
-                for event in item.events:
-                    self._talk.observe(event, live=False)
+                news = [event for event in item.events if self._talk.observe(event, live=False)]
+                if any(event.type not in NEUTRAL for event in news):
+                    self._idle_since = None
                 self._history_events = len(item.events)
             elif not self._talk.observe(item.event, live=True):
                 continue
@@ -191,7 +199,8 @@ class Session:
             if self._attached:
                 await self._note_calls()
                 await self._stop_answered()
-            self._idle_noted = self._idle_noted and self._talk.turn_is_over()
+            if not self._talk.turn_is_over():
+                self._idle_noted, self._idle_since = False, None
             self._changed.set()
 
     async def _attach(self, skills: list[str]) -> None:
@@ -206,6 +215,7 @@ class Session:
                 sandbox_id=self._sandbox.sandbox_id,
                 history_events=self._history_events,
                 skills=tuple(skills),
+                acknowledged_at=self.claim.acknowledged_at,
             ),
         )
         for tool_use_id, known in list(self.state.calls.items()):
@@ -266,9 +276,12 @@ class Session:
                 continue
             if self._talk.turn_is_over():
                 await self._note_idle()
-                await self._wait_changed(self._max_idle)
-                if not self._changed.is_set() and self._talk.turn_is_over():
+                if self._idle_since is None:
+                    self._idle_since = time.monotonic()
+                left = self._idle_since + self._max_idle - time.monotonic()
+                if left <= 0:
                     raise _Ended(Outcome("idle", self._talk.turn_ended))
+                await self._wait_changed(left)
             else:
                 await self._wait_changed(None)
 
@@ -296,11 +309,15 @@ class Session:
         self._running = call
         try:
             outcome = await self._sandbox.run_call(call)
+            self._last_progress = time.monotonic()
+            await self._post(call, outcome)
         except SandboxFailed as error:
             raise _sandbox_failed(error) from error
         finally:
             self._running = None
             self._last_progress = time.monotonic()
+
+    async def _post(self, call: ToolCall, outcome: CallOutcome) -> None:
         if self._talk.denied_by(call) is not None:
             await self._note_posted(
                 call.tool_use_id, "already_answered", "the call was closed at the server while it ran"

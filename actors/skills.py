@@ -98,7 +98,10 @@ def read_archive(archive: bytes) -> dict[str, tuple[bytes, int]]:
     try:
         members = _zip_members(archive) if zipfile.is_zipfile(io.BytesIO(archive)) else _tar_members(archive)
         files = _bounded(members)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError, NotImplementedError) as error:
+    except SkillRefused:
+        raise
+    except Exception as error:
+        # Whatever third-party bytes make zipfile, tarfile and their decoders raise; zlib.error and RuntimeError too.
         raise SkillRefused(f"the archive can't be read: {error}") from error
     return _unwrapped(files)
 

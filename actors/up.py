@@ -47,7 +47,7 @@ class CannotServe(HourglassError):
 
 
 @contextmanager
-def locked(home: Path) -> Iterator[None]:
+def only_server_of(home: Path) -> Iterator[None]:
     """Hold a home for one `up`. Raises `CannotServe` where another one has it, naming its process."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / "lock").open("a+") as file:
@@ -66,10 +66,11 @@ def locked(home: Path) -> Iterator[None]:
         yield
 
 
-def serve(settings: Settings, *, dashboard: bool, ready: Callable[[], None]) -> None:
-    """Serve an environment until SIGTERM or SIGINT. `ready` is called once work is being polled for.
+def take_key(settings: Settings) -> tuple[Settings, str]:
+    """The settings without the environment's key, and the key; the process forgets what else it knows of credentials.
 
-    Raises `CannotServe`.
+    Before anything is started: what is started inherits the environment, and actors are sent the settings. Raises
+    `CannotServe` where the environment or its key is missing, and `SettingsError`.
     """
     if settings.environment_id is None:
         raise CannotServe(
@@ -82,13 +83,21 @@ def serve(settings: Settings, *, dashboard: bool, ready: Callable[[], None]) -> 
             "there is no environment key",
             "put it into a file and name that with --environment-key-file, or set ANTHROPIC_ENVIRONMENT_KEY",
         )
-    forget_credentials()  # before Ray starts: its processes inherit this one's environment
-    with locked(settings.home):
+    forget_credentials()
+    return settings.model_copy(update={"environment_key": None}), key.get_secret_value()
+
+
+def serve(settings: Settings, key: str, *, dashboard: bool, ready: Callable[[], None]) -> None:
+    """Serve an environment until SIGTERM or SIGINT. `ready` is called once work is being polled for.
+
+    Raises `CannotServe`.
+    """
+    with only_server_of(settings.home):
         start_ray(settings, dashboard=dashboard)
         address = settings.home / ADDRESS_FILE
         try:
             address.write_text(ray.get_runtime_context().gcs_address)
-            asyncio.run(_serve(settings, key.get_secret_value(), ready))
+            asyncio.run(_serve(settings, key, ready))
         finally:
             address.unlink(missing_ok=True)
             ray.shutdown()
@@ -116,7 +125,7 @@ async def _serve(settings: Settings, key: str, ready: Callable[[], None]) -> Non
     try:
         await controller.drain.remote(settings.drain_seconds)
         await asyncio.wait_for(_answer(host.close.remote()), timeout=_CLOSE_S)
-    except (RayActorError, TimeoutError) as error:
+    except (RayActorError, RayTaskError, TimeoutError) as error:
         log.warning("not everything was handed back, the next start recovers it: %s", error)
     stopping.cancel()
     if running.done():

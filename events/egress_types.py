@@ -1,4 +1,7 @@
-"""What a sandbox asked of the network, and what was decided: events of the stream `sandbox-<id>`."""
+"""What a sandbox asked of the network, and what was decided: events of the stream `sandbox-<id>`.
+
+Reserved: nothing writes them yet, and a log that has them is read.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What looking back found: events of the stream of the sandbox that was rebuilt."""
+"""What looking back found: events of the stream of the sandbox that was rebuilt.
+
+Reserved: nothing writes them yet, and a log that has them is read.
+"""
 
 from __future__ import annotations
 

@@ -121,6 +121,7 @@ def _attach(command: Attach, state: SessionState) -> EventData | None:
         claim_id=command.claim_id,
         sandbox_id=command.sandbox_id,
         history_events=command.history_events,
+        acknowledged_at=command.acknowledged_at,
         skills=list(command.skills),
     )
 

@@ -28,6 +28,7 @@ class Attach:
     sandbox_id: str
     history_events: int
     skills: tuple[str, ...] = ()
+    acknowledged_at: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

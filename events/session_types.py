@@ -30,6 +30,8 @@ class SessionAttached(Payload):
     claim_id: str
     sandbox_id: str
     history_events: int
+    acknowledged_at: str = ""
+    """When the work item was acknowledged, as the queue wrote it: what tells this claim's lease from a later one."""
     """How many events the history had."""
     skills: list[str] = Field(default_factory=list)
     """Names of the skills that were unpacked into the sandbox."""

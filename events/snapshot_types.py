@@ -1,4 +1,7 @@
-"""Pauses, snapshots, forks and branches: events of the stream `sandbox-<id>`."""
+"""Pauses, snapshots, forks and branches: events of the stream `sandbox-<id>`.
+
+Reserved: nothing writes them yet, and a log that has them is read.
+"""
 
 from __future__ import annotations
 

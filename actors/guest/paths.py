@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-from stat import S_ISLNK
 
 from actors.guest.errors import reason
 
@@ -75,11 +74,3 @@ def suffix(path: str) -> str:
     name = os.path.basename(path)
     at = name.rfind(".")
     return name[at:].lower() if 0 < at < len(name) - 1 else ""
-
-
-def is_link(path: str) -> bool:
-    """Whether there is a symbolic link at `path`."""
-    try:
-        return S_ISLNK(os.lstat(path).st_mode)
-    except OSError:
-        return False

@@ -252,17 +252,6 @@ class RecordedServer:
         """Wait until a session's recording was played to its end. Raises WaitTimedOut."""
         self.wait_for(has_ended(session_id), timeout, f"{session_id} to end")
 
-    def wait_for_work(self, environment_id: str, work_id: str, state: str, timeout: float = 30.0) -> None:
-        """Wait until a work item has that state. Raises WaitTimedOut."""
-        self.wait_for(
-            lambda platform: any(
-                item.id == work_id and item.state.value == state
-                for item in platform.environments.get(environment_id).queue.items()
-            ),
-            timeout,
-            f"the work {work_id} to be {state}",
-        )
-
     async def _until(self, holds: Callable[[Platform], T], timeout: float, what: str) -> T:
         deadline = asyncio.get_running_loop().time() + timeout
         while True:

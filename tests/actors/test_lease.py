@@ -171,6 +171,18 @@ async def test_the_first_heartbeat_may_lose_its_answer_too(
     await lease.release()
 
 
+async def test_an_answer_that_is_no_heartbeat_is_a_failed_one(
+    server: RecordedServer, worker: AsyncAnthropic, item: BetaSelfHostedWork
+) -> None:
+    lease = lease_on(worker, item)
+    await lease.take()
+    before = server.call(beats)
+    server.inject("empty", "/heartbeat")
+    await server.until(lambda platform: beats(platform) >= before + 3, timeout=20, what="heartbeats after the odd one")
+    assert lease.ended is None
+    await lease.release()
+
+
 async def test_a_rejected_credential_ends_the_lease(
     server: RecordedServer, environment: EnvironmentAccess, worker: AsyncAnthropic, item: BetaSelfHostedWork
 ) -> None:

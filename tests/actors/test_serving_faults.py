@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from actors.host import Host
 from actors.queue import QueueRejected
+from events import session as fold
 from replay.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -293,3 +295,27 @@ async def test_an_event_type_of_tomorrow_is_let_through(service: Service) -> Non
         await released(service, session.id)
     assert any(one["type"] == "agent.telepathy" for one in service.server.events(session.id))
     assert counts(service, session.id) == (1, 1, 1)
+
+
+async def test_a_session_that_the_log_has_over_is_ended_where_it_is_offered(service: Service) -> None:
+    """Its host died after it had recorded the end, and before it told the queue."""
+    session_id = await service.session("bash-true")
+    host = Host(service.settings, node="test")
+    await host._record(session_id, "over", fold.Terminate(reason="deleted"))
+    await host.close()
+    async with service.up():
+        await service.until(
+            lambda platform: any(
+                one.state.value == "stopped" for one in platform.environments.get(service.environment.id).queue.items()
+            ),
+            "the item to be stopped",
+        )
+    assert not results(service, session_id)
+
+
+async def test_odd_answers_to_polls_do_not_end_the_service(service: Service) -> None:
+    service.server.inject("empty", "/work/poll", times=3)
+    async with service.up():
+        session_id = await service.session("bash-true")
+        await released(service, session_id)
+    assert counts(service, session_id) == (1, 1, 1)

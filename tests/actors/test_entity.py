@@ -1,0 +1,69 @@
+"""An entity's shell: commands in, events in the log, state and stream never apart."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from actors.entity import Entity, Fold, Replaced
+from actors.journal import LocalJournal
+from events import session
+from events.sqlite_log import SqliteLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from actors.entity import Entity as EntityOf
+
+    SessionEntity = EntityOf[session.SessionState, session.Command]
+
+FOLD: Fold[session.SessionState, session.Command] = Fold(session.decide, session.evolve)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[SqliteLog]:
+    with SqliteLog(tmp_path / "log.db") as opened:
+        yield opened
+
+
+def entity(log: SqliteLog) -> SessionEntity:
+    state = session.SessionState("s1")
+    return Entity(state.stream, state, FOLD, LocalJournal(log), epoch=1, correlation_id="s1", metadata={})
+
+
+def claim(number: int) -> session.Claim:
+    return session.Claim(
+        claim_id=f"c{number}", environment_id="e", work_id="s1", worker_id="w", credential="environment_key"
+    )
+
+
+async def test_a_command_becomes_events_and_state(log: SqliteLog) -> None:
+    one = entity(log)
+    await one.execute("first", claim(1))
+    assert one.state.claim_id == "c1"
+    assert one.version == log.version("session-s1") == 1
+    assert await one.execute("again", claim(1)) == []
+
+
+async def test_a_cancelled_append_leaves_no_entity_behind_its_stream(log: SqliteLog) -> None:
+    one = entity(log)
+    task = asyncio.create_task(one.execute("first", claim(1)))
+    await asyncio.sleep(0)  # it has begun, and waits for the disk
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await one.execute("second", claim(2))
+    assert one.version == log.version("session-s1")
+    assert one.state.claim_id == "c2"
+
+
+async def test_whoever_was_replaced_is_told_and_writes_nothing(log: SqliteLog) -> None:
+    old, new = entity(log), entity(log)
+    await old.load()
+    await new.execute("first", claim(1))
+    with pytest.raises(Replaced):
+        await old.execute("other", claim(2))
+    assert log.version("session-s1") == 1
