@@ -7,7 +7,9 @@ controller.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import socket
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -45,6 +47,8 @@ class NoDashboard(HourglassError):
 
     next_step = "Install it: pip install 'hourglass-agents[cluster]'; or leave out --dashboard."
 
+
+_CONTROLLER_NICE = -10
 
 _HOST_OPTIONS: dict[str, Any] = {
     "num_cpus": 0,
@@ -167,6 +171,9 @@ class ControllerActor:
 
     def __init__(self, settings: Settings, environment_key: str) -> None:
         prepare_process()
+        # Heartbeats go before whatever the sandboxes do. Not to be had without the right, and not needed then.
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, _CONTROLLER_NICE)
         self._settings = settings
         # By name: a handle among a constructor's arguments may be gone when Ray runs it again.
         self._host = RayHost(ray.get_actor(host_name(settings)))

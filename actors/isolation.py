@@ -147,7 +147,9 @@ class LocalActors:
         self._journal = journal
         self._driver = driver
         self._context = sandbox_context(placement, journal, driver)
-        self._client: AsyncAnthropic | None = None
+        # One pool of connections for all, made before the first claim: setting up TLS takes long, and blocks the loop.
+        # Sessions use copies with their own credentials; this one is never sent.
+        self._client = connect(placement.settings.base_url, "none")
 
     async def sandbox(self, sandbox_id: str, session_id: str) -> SandboxHandle:
         """See `Actors`."""
@@ -157,9 +159,6 @@ class LocalActors:
 
     async def session(self, claim: Claim, tokens: list[str], sandbox: SandboxHandle) -> SessionRun:
         """See `Actors`."""
-        if self._client is None:
-            # One pool of connections for all: setting up TLS anew costs more than a session's first request.
-            self._client = connect(self._placement.settings.base_url, tokens[0])
         return LocalRun(
             make_session(
                 claim, self._placement, client=self._client, tokens=tokens, sandbox=sandbox, journal=self._journal
@@ -172,8 +171,7 @@ class LocalActors:
 
     async def close(self) -> None:
         """See `Actors`."""
-        if self._client is not None:
-            await self._client.close()
+        await self._client.close()
 
 
 def local_actors(placement: Placement, journal: Journal) -> Actors:
