@@ -62,6 +62,8 @@ class Entity(Generic[StateT, CommandT]):
         self._correlation_id = correlation_id
         self._metadata = metadata
         self._turn = asyncio.Lock()
+        # Whether an append was cut off, by a cancellation or an error: it may be in the log all the same.
+        self._unsure = False
 
     async def load(self) -> None:
         """Fold the stream as it is in the log."""
@@ -75,35 +77,55 @@ class Entity(Generic[StateT, CommandT]):
         `command_id` must be the same for a repeat of the same commands: a repeat appends nothing. Returns the events,
         none where nothing was left to happen. Raises `Replaced`, and what `decide` and the log raise.
         """
-        # Shielded: whoever is cancelled here may have appended, and a state that missed its own event would be behind
-        # its stream for ever.
-        return await asyncio.shield(asyncio.ensure_future(self._execute(command_id, commands, causation_id)))
-
-    async def _execute(self, command_id: str, commands: Sequence[CommandT], causation_id: str) -> list[Event]:
         async with self._turn:
-            state = self.state
-            decided: list[EventData] = []
-            for command in commands:
-                for data in self._fold.decide(state, command):
-                    decided.append(data)
-                    state = self._fold.evolve(state, data)
-            if not decided:
-                return []
-            events = new_events(
-                f"{self.stream}/{command_id}",
-                decided,
-                correlation_id=self._correlation_id,
-                causation_id=causation_id,
-                metadata=self._metadata,
-            )
-            write = Append(self.stream, events, expected=self.version, epoch=self._epoch)
+            unsure, self._unsure = self._unsure, True
+            if unsure:
+                await self._catch_up()
             try:
-                (appended,) = await self._journal.append(write)
-            except (WrongExpectedVersion, StaleEpoch) as error:
-                raise Replaced(f"{self.stream} is written by another actor: {error}") from error
-            for event in appended:
-                self._apply(event)
-            return appended
+                events = await self._append(command_id, commands, causation_id)
+            except WrongExpectedVersion as error:
+                if not unsure:
+                    raise Replaced(f"{self.stream} is written by another actor: {error}") from error
+                # What was cancelled was committed just now, ahead of this: appends are committed in their order.
+                await self._catch_up()
+                events = await self._append_again(command_id, commands, causation_id)
+            self._unsure = False
+            return events
+
+    async def _append_again(self, command_id: str, commands: Sequence[CommandT], causation_id: str) -> list[Event]:
+        try:
+            return await self._append(command_id, commands, causation_id)
+        except WrongExpectedVersion as error:
+            raise Replaced(f"{self.stream} is written by another actor: {error}") from error
+
+    async def _catch_up(self) -> None:
+        for event in await self._journal.read(self.stream, self.version):
+            self._apply(event)
+
+    async def _append(self, command_id: str, commands: Sequence[CommandT], causation_id: str) -> list[Event]:
+        state = self.state
+        decided: list[EventData] = []
+        for command in commands:
+            for data in self._fold.decide(state, command):
+                decided.append(data)
+                state = self._fold.evolve(state, data)
+        if not decided:
+            return []
+        events = new_events(
+            f"{self.stream}/{command_id}",
+            decided,
+            correlation_id=self._correlation_id,
+            causation_id=causation_id,
+            metadata=self._metadata,
+        )
+        write = Append(self.stream, events, expected=self.version, epoch=self._epoch)
+        try:
+            (appended,) = await self._journal.append(write)
+        except StaleEpoch as error:
+            raise Replaced(f"{self.stream} is written by another actor: {error}") from error
+        for event in appended:
+            self._apply(event)
+        return appended
 
     def _apply(self, event: Event) -> None:
         if event.version <= self.version:
