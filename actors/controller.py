@@ -8,6 +8,7 @@ claims by the host that replaces it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -34,6 +35,10 @@ SWEEP_GRACE_S = 15.0
 """An item that was acknowledged this long ago and never had a heartbeat is nobody's (contract §18.1)."""
 _SWEEP_EVERY_S = 60.0
 _HOST_PAUSE_S = 0.5
+_CLAIMS_AT_ONCE = 4
+"""More would wait for each other with the item in hand; in the queue, an item waits at no risk."""
+_CLAIMS_FIRST_S = 1.0
+"""How long a session waits for the claims in hand: a queue that answers slowly must not hold up what is claimed."""
 
 
 class HostHandle(Protocol):
@@ -100,6 +105,9 @@ class Controller:
         self._served: dict[str, _Served] = {}  # by session id: one claim at a time each
         self._claims: set[asyncio.Task[None]] = set()
         self._claiming: set[str] = set()  # session ids
+        self._claim_slots = asyncio.Semaphore(_CLAIMS_AT_ONCE)
+        self._none_claiming = asyncio.Event()
+        self._none_claiming.set()
         self._draining = asyncio.Event()
 
     async def run(self) -> None:
@@ -153,12 +161,15 @@ class Controller:
         items = self._queue.poll()
         while True:
             # A slot before a poll: what can't be served waits in the queue, where another worker may take it.
+            await self._claim_slots.acquire()
             await self._slots.acquire()
             item = await anext(items)
             if item.data.id in self._claiming:
+                self._claim_slots.release()
                 self._slots.release()  # offered again while its first offer is still being claimed
                 continue
             self._claiming.add(item.data.id)
+            self._none_claiming.clear()
             task = asyncio.create_task(self._take(item), name=f"claim {item.id}")
             self._claims.add(task)
             task.add_done_callback(self._claims.discard)
@@ -177,6 +188,9 @@ class Controller:
             log.exception("claim broke work_id=%s", item.id)
         finally:
             self._claiming.discard(item.data.id)
+            if not self._claiming:
+                self._none_claiming.set()
+            self._claim_slots.release()
             if served is None:
                 self._slots.release()
 
@@ -283,7 +297,12 @@ class Controller:
             await served.lease.release()
 
     async def _serve_on_host(self, served: _Served) -> Outcome:
-        """Have the host serve it; where the host dies, the one that replaces it serves the same claim."""
+        """Have the host serve it; where the host dies, the one that replaces it serves the same claim.
+
+        Claims in hand go first: of many items that arrive at once each has its heartbeat before machines take the CPU.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._none_claiming.wait(), _CLAIMS_FIRST_S)
         while True:
             try:
                 return await self._host.serve(served.claim, served.tokens)
