@@ -36,6 +36,18 @@ class GuestProtocolError(MachineError):
     """Raised when a guest agent breaks the protocol; its machine is not to be spoken to again."""
 
 
+class SnapshotMissing(MachineUnavailable):
+    """Raised when a snapshot is not on this node."""
+
+
+class SnapshotBroken(MachineUnavailable):
+    """Raised when a snapshot is not what it was when it was taken, or is another driver's; it is not used."""
+
+
+class SnapshotFailed(MachineError):
+    """Raised when a snapshot could not be taken; the machine runs on."""
+
+
 class EndReason(StrEnum):
     """Why a machine ended."""
 
@@ -75,6 +87,66 @@ class ToolResult:
     is_error: bool
     output_bytes: int = 0
     """What the command printed in all, before truncation."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineUsage:
+    """What a machine has used, by its control group."""
+
+    cpu_seconds: float
+    memory_high_bytes: int
+    """The most it had at any moment."""
+    memory_bytes: int
+    """What it has now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A snapshot that was taken."""
+
+    snapshot_id: str
+    image_bytes: int
+    """Memory and processes, on the disk."""
+    held_seconds: float
+    """How long the guest stood still."""
+    seconds: float
+    """From the call until it was durable; with `end`, until the machine was gone too."""
+    usage: MachineUsage
+    """At the moment of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """A snapshot that lies whole on this node."""
+
+    snapshot_id: str
+    sandbox_id: str
+    template_root: str
+    driver: str
+    driver_version: str
+    limits: Limits
+    taken_at: float
+    """Seconds since the epoch."""
+    files: Mapping[str, FileRecord]
+    """Of the image, by name."""
+    image: Path
+    """The folder of these files."""
+    tree: Path
+    """Hostile: never follow a link in it."""
+
+    @property
+    def image_bytes(self) -> int:
+        """Size of the image's files together."""
+        return sum(file.size for file in self.files.values())
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One file of an image."""
+
+    size: int
+    blake3: str
+    """Hex digest of its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +224,10 @@ class Guest(Protocol):
 
 
 class Machine(Protocol):
-    """One running instance of a sandbox."""
+    """One running instance of a sandbox.
+
+    Freezing and snapshots raise `MachineGone` where it ended under them.
+    """
 
     machine_id: str
     sandbox_id: str
@@ -170,6 +245,32 @@ class Machine(Protocol):
         """Let go of it without ending it: `Driver.adopt` finds it again, from this process or the next."""
         ...
 
+    @property
+    def frozen(self) -> bool:
+        """Whether it gets no CPU; asked of the kernel, so it is right after `adopt` too."""
+        ...
+
+    async def freeze(self) -> None:
+        """Give it no CPU; memory stays. About a millisecond. No error where it is frozen."""
+        ...
+
+    async def thaw(self) -> None:
+        """Let it run again. No error where it runs."""
+        ...
+
+    async def usage(self) -> MachineUsage:
+        """What it has used since it was started or resumed."""
+        ...
+
+    async def snapshot(self, snapshot_id: str, *, end: bool = False) -> Taken:
+        """Take image and file tree together, while the guest is quiet; durable when it returns.
+
+        A frozen machine is thawed for it, and runs afterwards. With `end` the machine is gone afterwards, and its tree
+        is kept for `Driver.start` to go on with. Raises `GuestBusy` while a tool call runs, `SnapshotFailed` where it
+        could not be taken: nothing of it is left then, and the machine runs on.
+        """
+        ...
+
 
 class Driver(Protocol):
     """Makes machines on this node."""
@@ -180,12 +281,34 @@ class Driver(Protocol):
         """Everything this driver needs of the node."""
         ...
 
-    async def start(self, spec: MachineSpec) -> Machine:
-        """Start a machine on the sandbox's file tree, made from the template where there is none yet.
+    async def start(self, spec: MachineSpec, *, snapshot_id: str | None = None, fresh: bool = False) -> Machine:
+        """Start a machine for a sandbox, from a snapshot, from its template, or on the files that it has.
 
-        Returns once its agent answers. Raises `MachineUnavailable`; nothing is left half-made then, but a file tree
-        that was there is kept.
+        With `snapshot_id`: memory, processes and files as they are in that snapshot, which may be another sandbox's.
+        Without, and with no file tree yet: the booted template. Else a new boot on the tree.
+
+        With `fresh` the guest is made itself before any of its processes runs: new entropy, hostname, machine-id.
+
+        Returns once its agent answers. Raises `MachineUnavailable`, among them `SnapshotBroken` and
+        `SnapshotMissing`, and `IdentityRefused`; nothing is left half-made then, but a file tree that was there is
+        kept, and so is the snapshot.
         """
+        ...
+
+    async def snapshots(self) -> list[SnapshotRecord]:
+        """The snapshots that lie whole on this node."""
+        ...
+
+    async def drop_snapshot(self, snapshot_id: str) -> None:
+        """Remove a snapshot from this node. No error where there is none. What was started from it stays."""
+        ...
+
+    async def prepare(self, spec: MachineSpec) -> None:
+        """Do ahead what `start` of a sandbox like this will need: the template's boot, containers in waiting."""
+        ...
+
+    async def close(self) -> None:
+        """End what waits for a start that will not come. Machines go on."""
         ...
 
     async def adopt(self, sandbox_id: str) -> Machine | None:
