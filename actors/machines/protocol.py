@@ -110,7 +110,7 @@ class Taken:
     held_seconds: float
     """How long the guest stood still."""
     seconds: float
-    """From the call until it was durable; with `end`, until the machine was gone too."""
+    """From the call until it was durable."""
     usage: MachineUsage
     """At the moment of it."""
 
@@ -262,12 +262,13 @@ class Machine(Protocol):
         """What it has used since it was started or resumed."""
         ...
 
-    async def snapshot(self, snapshot_id: str, *, end: bool = False) -> Taken:
+    async def snapshot(self, snapshot_id: str, *, hold: bool = False) -> Taken:
         """Take image and file tree together, while the guest is quiet; durable when it returns.
 
-        A frozen machine is thawed for it, and runs afterwards. With `end` the machine is gone afterwards, and its tree
-        is kept for `Driver.start` to go on with. Raises `GuestBusy` while a tool call runs, `SnapshotFailed` where it
-        could not be taken: nothing of it is left then, and the machine runs on.
+        A frozen machine is thawed for it. Afterwards the guest runs on; with `hold` it stays quiet until `guest.wake`,
+        so that a caller may record the snapshot first and then `kill` a machine whose tree is exactly the snapshot's.
+        Raises `GuestBusy` while a tool call runs, `SnapshotFailed` where it could not be taken: nothing of it is left
+        then, and the guest runs on.
         """
         ...
 
