@@ -265,11 +265,15 @@ class Machine(Protocol):
     async def snapshot(self, snapshot_id: str, *, hold: bool = False) -> Taken:
         """Take image and file tree together, while the guest is quiet; durable when it returns.
 
-        A frozen machine is thawed for it. Afterwards the guest runs on; with `hold` it stays quiet until `guest.wake`,
+        A frozen machine is thawed for it. Afterwards the guest runs on; with `hold` it stays quiet until `wake`,
         so that a caller may record the snapshot first and then `kill` a machine whose tree is exactly the snapshot's.
         Raises `GuestBusy` while a tool call runs, `SnapshotFailed` where it could not be taken: nothing of it is left
         then, and the guest runs on.
         """
+        ...
+
+    async def wake(self) -> None:
+        """Let a guest that a snapshot holds run on. No error where none does. `Driver.adopt` has done it."""
         ...
 
 
