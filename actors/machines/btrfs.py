@@ -17,9 +17,10 @@ import re
 import shutil
 import struct
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from actors.machines import mounts
+from actors.machines import mounts, subvolume
+from actors.machines.images import Images
 from actors.machines.locks import locked
 from actors.machines.protocol import Finding
 
@@ -28,20 +29,28 @@ _MOUNT_OPTIONS = "nosuid,nodev,noatime"
 _QUOTA_CTL = 0xC0109428  # _IOWR(0x94, 40, struct {u64 command; u64 status})
 _QUOTA_ENABLE = 1
 _QUOTA_ENABLE_SIMPLE = 4
-_FIRST_SUBVOLUME_INODE = 256
+_TREE = "tree"
 _ROOM_TO_START = 2 * 1024**3
 
 
 class BtrfsVolumes:
-    """The subvolumes of one pool: `templates/<root>` and `sandboxes/<sandbox id>`."""
+    """The subvolumes of one pool: `templates/<root>`, `sandboxes/<sandbox id>`, `snapshots/<id>/tree`.
+
+    While a machine runs on a sandbox's tree, that lies in the machine's slot, and a link `sandboxes/<sandbox id>.at`
+    says where; a link `<sandbox id>.same` names the snapshot that the tree has not changed since. Both are made before
+    what they tell becomes true, or removed before it ends, in the same file system, so that a power cut leaves no lie.
+    """
 
     kind: Final = "btrfs"
+    places_late: Final = True
 
     def __init__(self, storage: Path, pool_bytes: int) -> None:
         self.storage = storage
         self.pool = storage / "pool"
         self.image = storage / "pool.btrfs"
         self.templates = self.pool / "templates"
+        self.slots = self.pool / "slots"
+        self.snapshots = self.pool / "snapshots"
         self._sandboxes = self.pool / "sandboxes"
         self._pool_bytes = pool_bytes
         self._simple_quotas: bool | None = None
@@ -73,8 +82,8 @@ class BtrfsVolumes:
                 if not self.image.exists():
                     self._make_image()
                 mounts.run(["mount", "-t", "btrfs", "-o", f"loop,{_MOUNT_OPTIONS}", self.image, self.pool])
-            self.templates.mkdir(exist_ok=True)
-            self._sandboxes.mkdir(exist_ok=True)
+            for folder in (self.templates, self.slots, self.snapshots, self._sandboxes):
+                folder.mkdir(exist_ok=True)
             self._simple_quotas = self._enable_quotas()
             # A deleted subvolume leaves its quota group behind, on kernels before 6.13 or so and with simple quotas.
             with contextlib.suppress(mounts.CommandFailed):
@@ -84,10 +93,9 @@ class BtrfsVolumes:
         """Snapshot the template; a snapshot is there whole or not at all."""
         tree = self._sandboxes / sandbox_id
         if not tree.exists():
-            mounts.run(["btrfs", "subvolume", "snapshot", template_root, tree])
+            subvolume.snapshot(template_root, tree)
         # Again for a tree that was there: we may have died between the two, and a limit may have been changed.
-        limit = disk_bytes if self._simple_quotas else disk_bytes + self._referenced(template_root)
-        mounts.run(["btrfs", "qgroup", "limit", str(limit), tree])
+        self._limit(tree, disk_bytes, template_root)
         return tree
 
     def path(self, sandbox_id: str) -> Path | None:
@@ -95,19 +103,71 @@ class BtrfsVolumes:
         if self.image.exists() or self._is_mounted():
             self.prepare()
         tree = self._sandboxes / sandbox_id
-        return tree if tree.is_dir() else None
+        return tree if tree.is_dir() else self.placed(sandbox_id)
+
+    def place(self, sandbox_id: str, live: Path) -> None:
+        """Move the subvolume."""
+        same = self._link(sandbox_id, "same")
+        same.unlink(missing_ok=True)
+        at = self._link(sandbox_id, "at")
+        at.unlink(missing_ok=True)
+        at.symlink_to(live)
+        (self._sandboxes / sandbox_id).rename(live)
+
+    def placed(self, sandbox_id: str) -> Path | None:
+        """What the link says, where it is so."""
+        try:
+            live = self._link(sandbox_id, "at").readlink()
+        except FileNotFoundError:
+            return None
+        return live if live.is_dir() else None
+
+    def take_back(self, sandbox_id: str, *, same_as: str = "") -> None:
+        """Move it back."""
+        live, tree = self.placed(sandbox_id), self._sandboxes / sandbox_id
+        if live is not None and not tree.exists():
+            live.rename(tree)
+        self._link(sandbox_id, "at").unlink(missing_ok=True)
+        if same_as and live is not None:
+            self._link(sandbox_id, "same").symlink_to(same_as)
+
+    def keep(self, sandbox_id: str, folder: Path) -> None:
+        """A read-only snapshot. Making one writes out what the tree has in memory, and commits all of the pool."""
+        tree = self.path(sandbox_id)
+        if tree is None:
+            raise FileNotFoundError(f"the sandbox {sandbox_id} has no file tree")
+        subvolume.snapshot(tree, folder / _TREE, read_only=True)
+
+    def bring_back(self, sandbox_id: str, snapshot_id: str, folder: Path, disk_bytes: int) -> None:
+        """A snapshot of the snapshot, or nothing at all where the tree is the same: then its quota goes on, too."""
+        tree, same = self._sandboxes / sandbox_id, self._link(sandbox_id, "same")
+        if tree.exists() and same.is_symlink() and str(same.readlink()) == snapshot_id:
+            return
+        same.unlink(missing_ok=True)
+        self._delete(tree)
+        subvolume.snapshot(folder / _TREE, tree)
+        self._limit(tree, disk_bytes, folder / _TREE)
+
+    def forget(self, folder: Path) -> None:
+        """Delete the subvolume."""
+        self._delete(folder / _TREE)
 
     def remove(self, sandbox_id: str) -> None:
         """Delete the subvolume, and its quota group with it."""
+        self.take_back(sandbox_id)
+        self._link(sandbox_id, "same").unlink(missing_ok=True)
         self._delete(self._sandboxes / sandbox_id)
 
     def sandboxes(self) -> list[str]:
         """Every sandbox that has a subvolume."""
-        return sorted(entry.name for entry in self._sandboxes.iterdir()) if self._sandboxes.is_dir() else []
+        if not self._sandboxes.is_dir():
+            return []
+        entries = {entry.name.removesuffix(".at") for entry in self._sandboxes.iterdir() if entry.suffix != ".same"}
+        return sorted(name for name in entries if (self._sandboxes / name).is_dir() or self.placed(name))
 
     def roots_in_use(self) -> set[str]:
-        """None: a snapshot stands by itself."""
-        return set()
+        """Those whose agent is in the memory of a snapshot; a tree stands by itself."""
+        return {record.template_root for record in Images(self.snapshots).records()}
 
     def new_root(self, name: str) -> Path:
         """An empty subvolume."""
@@ -127,6 +187,12 @@ class BtrfsVolumes:
     def drop_root(self, name: str) -> None:
         """Delete the subvolume."""
         self._delete(self.templates / name)
+
+    def _link(self, sandbox_id: str, kind: Literal["at", "same"]) -> Path:
+        return self._sandboxes / f"{sandbox_id}.{kind}"
+
+    def _limit(self, tree: Path, disk_bytes: int, origin: Path) -> None:
+        subvolume.limit(tree, disk_bytes if self._simple_quotas else disk_bytes + self._referenced(origin))
 
     def _is_mounted(self) -> bool:
         mount = mounts.mounted_at(self.pool)
@@ -182,13 +248,9 @@ class BtrfsVolumes:
         return int(row.group(1))
 
     def _delete(self, path: Path) -> None:
-        try:
-            status = path.lstat()
-        except FileNotFoundError:
-            return
-        if status.st_ino == _FIRST_SUBVOLUME_INODE:
+        if subvolume.is_subvolume(path):
             # A template's root is read-only, and may be deleted all the same.
-            mounts.run(["btrfs", "subvolume", "delete", path])
-        else:
+            subvolume.delete(path)
+        elif path.exists():
             # What somebody copied here by hand. `rmtree` follows no link out of it.
             shutil.rmtree(path)

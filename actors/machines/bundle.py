@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.template.agent import AGENT_COMMAND, AGENT_FOLDER
 
 if TYPE_CHECKING:
-    from actors.machines.protocol import MachineSpec
     from events.types import JsonObject, Limits
 
 _MIB = 1024**2
@@ -30,7 +31,14 @@ _CAPABILITIES = [
     "CAP_SYS_CHROOT",
     "CAP_SYS_PTRACE",
 ]
+# What the agent needs to be the machine's init. It takes these out of its bounding set, so no program of a guest has
+# them.
+_AGENT_ONLY = ["CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"]
 _OPEN_FILES = 65536
+LIVE = "live"
+"""Where a sandbox's tree is put, in the root of a slot."""
+_AGENT = "agent"
+_BUSYBOX = "init/busybox"
 
 
 def guest_tasks(limits: Limits) -> int:
@@ -51,41 +59,37 @@ def host_tasks(limits: Limits) -> int:
     return 4 * guest_tasks(limits)
 
 
-def oci_config(spec: MachineSpec, *, machine_id: str, rootfs: Path, agent_root: Path) -> JsonObject:
-    """The bundle's `config.json`.
+def oci_config(limits: Limits, *, machine_id: str, root: Path, agent_root: Path) -> JsonObject:
+    """The bundle's `config.json`, for whatever sandbox the machine will be.
 
-    `rootfs` is the sandbox's tree, `agent_root` the template's root, whose agent folder is mounted read-only.
+    `root` is a slot's root, made by `make_root`; `agent_root` the template's root, whose agent folder is mounted
+    read-only.
     """
-    limits = spec.limits
-    # What lies in a tmpfs is memory, and running out of memory ends the machine.
-    tmpfs_mib = max(limits.memory_bytes // 4 // _MIB, 16)
     return {
         "ociVersion": "1.0.2",
         "process": {
             "terminal": False,
             "user": {"uid": 0, "gid": 0},
-            "args": AGENT_COMMAND,
+            "args": [f"/{_BUSYBOX}", "sh", "-c", _init(limits)],
             "cwd": "/",
             "env": [
                 "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                 "HOME=/root",
                 "LANG=C.UTF-8",
             ],
-            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES),
+            "capabilities": {kind: [*_CAPABILITIES, *_AGENT_ONLY] for kind in ("bounding", "effective", "permitted")},
             "rlimits": [
                 {"type": "RLIMIT_NPROC", "hard": guest_tasks(limits), "soft": guest_tasks(limits)},
                 {"type": "RLIMIT_NOFILE", "hard": _OPEN_FILES, "soft": _OPEN_FILES},
             ],
             "noNewPrivileges": False,
         },
-        "root": {"path": str(rootfs), "readonly": False},
-        "hostname": spec.hostname,
+        "root": {"path": str(root), "readonly": False},
+        "hostname": "sandbox",
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
-            _tmpfs("/tmp", tmpfs_mib),
-            _tmpfs("/dev/shm", tmpfs_mib),
             {
-                "destination": f"/{AGENT_FOLDER}",
+                "destination": f"/{_AGENT}",
                 "type": "bind",
                 "source": str(agent_root / AGENT_FOLDER),
                 "options": ["rbind", "ro"],
@@ -94,12 +98,56 @@ def oci_config(spec: MachineSpec, *, machine_id: str, rootfs: Path, agent_root: 
         "linux": {
             "cgroupsPath": f"/hourglass/{machine_id}",
             "namespaces": [{"type": name} for name in ("pid", "ipc", "uts", "mount", "network")],
-            "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/sysrq-trigger"],
-            "readonlyPaths": ["/proc/sys"],
         },
     }
 
 
-def _tmpfs(destination: str, mib: int) -> JsonObject:
-    options = ["nosuid", "nodev", "mode=1777", f"size={mib}m"]
-    return {"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": options}
+def make_root(root: Path) -> None:
+    """What the first program of a machine needs; the sandbox's tree is put at `live` in it, at the last moment.
+
+    The program is this node's own, never one of a sandbox's tree, and is out of the guest's reach once it runs. Raises
+    `OSError` where there is none.
+    """
+    for name in (_AGENT, "dev", "proc", "init"):
+        (root / name).mkdir(parents=True)
+    shutil.copyfile(find_busybox(), root / _BUSYBOX)
+    (root / _BUSYBOX).chmod(0o755)
+
+
+@cache
+def find_busybox() -> Path:
+    """This node's busybox, which must be a static one. Raises `FileNotFoundError` where there is none."""
+    for name in ("busybox", "busybox-static"):
+        found = shutil.which(name)
+        # The dynamic linker is named in every program that needs one.
+        if found is not None and b"/ld-linux" not in Path(found).read_bytes():
+            return Path(found)
+    raise FileNotFoundError(
+        "there is no static busybox, the first program of every machine: apt-get install busybox-static"
+    )
+
+
+def _init(limits: Limits) -> str:
+    """The script of PID 1: make the sandbox's tree the root, leave nothing of the slot in sight, become the agent."""
+    # What lies in a tmpfs is memory, and running out of memory ends the machine.
+    mib = max(limits.memory_bytes // 4 // _MIB, 16)
+    tmpfs = f"$b mount -t tmpfs -o nosuid,nodev,mode=1777,size={mib}m tmpfs"
+    agent = " ".join(AGENT_COMMAND)
+    return f"""
+b=/{_BUSYBOX}
+set -e
+$b mount --bind /{LIVE} /{LIVE}
+cd /{LIVE}
+for d in dev proc tmp {AGENT_FOLDER}; do [ -d $d ] || $b mkdir -p $d; done
+$b mount --bind /dev dev
+$b mount -t devpts devpts dev/pts
+$b mount -t proc proc proc
+{tmpfs} tmp
+{tmpfs} dev/shm
+$b mount --bind /{_AGENT} {AGENT_FOLDER}
+exec 9</{_BUSYBOX}
+$b pivot_root . .
+(exec -a busybox /proc/self/fd/9 umount -l .)
+exec 9<&-
+exec {agent}
+"""

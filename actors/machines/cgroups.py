@@ -18,6 +18,8 @@ ROOT = "/sys/fs/cgroup"
 PARENT = "hourglass"
 SUPERVISORS = "supervisors"
 CONTROLLERS = ("cpu", "memory", "pids")
+_COUNTED_V1 = ("freezer", "cpuacct")
+"""Of version 1, where they are controllers of their own; version 2 has both in every group."""
 _KILL_SECONDS = 10.0
 _PERIOD_US = 100_000
 
@@ -97,6 +99,68 @@ def oom_kills(name: str) -> int:
     return 0
 
 
+def freeze(name: str) -> None:
+    """Give a machine's processes no CPU. Raises `OSError`, `TimeoutError` where they do not stop in time."""
+    _set_frozen(name, frozen=True)
+
+
+def thaw(name: str) -> None:
+    """Let a machine's processes run again. No error where they run, or where there is no such machine."""
+    _set_frozen(name, frozen=False)
+
+
+def is_frozen(name: str) -> bool:
+    """Whether a machine gets no CPU."""
+    path = _freezer(name)
+    return os.path.exists(path) and _read(path).strip() in {"1", "FROZEN", "FREEZING"}
+
+
+def cpu_seconds(name: str) -> float:
+    """CPU time of a machine so far; 0 where nobody counts it."""
+    v2, v1 = f"{ROOT}/{PARENT}/{name}/cpu.stat", f"{ROOT}/cpuacct/{PARENT}/{name}/cpuacct.usage"
+    if version() == 2 and os.path.exists(v2):
+        return int(dict(line.split() for line in _read(v2).splitlines())["usage_usec"]) / 1e6
+    return int(_read(v1)) / 1e9 if os.path.exists(v1) else 0.0
+
+
+def memory_bytes(name: str) -> tuple[int, int]:
+    """What a machine has, and the most that it had, in bytes; 0 where nobody counts it."""
+    for folder in _folders(name):
+        for now, most in (("memory.current", "memory.peak"), ("memory.usage_in_bytes", "memory.max_usage_in_bytes")):
+            if os.path.exists(f"{folder}/{now}"):
+                has = int(_read(f"{folder}/{now}"))
+                # `memory.peak` is of Linux 5.19.
+                return has, int(_read(f"{folder}/{most}")) if os.path.exists(f"{folder}/{most}") else has
+    return 0, 0
+
+
+def _freezer(name: str) -> str:
+    if version() == 2:
+        return f"{ROOT}/{PARENT}/{name}/cgroup.freeze"
+    return f"{ROOT}/freezer/{PARENT}/{name}/freezer.state"
+
+
+def _set_frozen(name: str, *, frozen: bool) -> None:
+    path = _freezer(name)
+    if not os.path.exists(path):
+        if frozen:
+            raise OSError(f"no freezer for {name}: this kernel has no freezer control group")
+        return
+    if version() == 2:
+        wanted, shown, state = "1" if frozen else "0", f"{ROOT}/{PARENT}/{name}/cgroup.events", f"frozen {int(frozen)}"
+    else:
+        wanted = state = "FROZEN" if frozen else "THAWED"
+        shown = path
+    _write(path, wanted)
+    deadline = time.monotonic() + _KILL_SECONDS
+    while state not in _read(shown):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{name} does not become {state.lower()}")
+        time.sleep(0.0005)
+        if frozen and version() != 2:
+            _write(path, wanted)  # the first try may meet a task that can't be stopped then
+
+
 def remove(name: str) -> None:
     """Remove a machine's groups, those that `runsc` added included. No error where there are none."""
     deadline = time.monotonic() + _KILL_SECONDS
@@ -138,8 +202,9 @@ def leave_own_group() -> None:
 
 
 def _create_v1(name: str, memory_bytes: int, tasks: int, quota: int) -> None:
-    for controller in CONTROLLERS:
-        os.makedirs(f"{ROOT}/{controller}/{PARENT}/{name}", exist_ok=True)
+    for controller in (*CONTROLLERS, *_COUNTED_V1):
+        if os.path.isdir(f"{ROOT}/{controller}"):
+            os.makedirs(f"{ROOT}/{controller}/{PARENT}/{name}", exist_ok=True)
     memory = f"{ROOT}/memory/{PARENT}/{name}"
     _write(f"{memory}/memory.limit_in_bytes", str(memory_bytes))
     # Absent where the kernel does not account for swap.

@@ -1,77 +1,135 @@
-"""The machine as a process: how a supervisor starts `runsc`, and what is done after it.
+"""The machine as processes: how a supervisor creates a container, brings it to life, and clears up after it.
 
 Standard library alone, as for all that a supervisor imports.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 
 from actors.machines import cgroups
 
-_DELETE_SECONDS = 10.0
-
 Orders = dict[str, list[str] | str]
-"""`run`: the command line of the machine. `delete`: the one that clears up after it. `group`: its control group and
-the container's id. `state`: the folder of what `runsc` knows of containers, in files with the id in their names."""
+"""What a supervisor is told of its machine, in `orders.json`.
+
+`create`: the command line that makes the container, without the guest running yet. `start`, `restore`: those that
+bring it to life; `restore` lacks the image's folder, which is told with the order. `group`: its control group and the
+container's id. `state`: the folder of what `runsc` knows of containers, in files with the id in their names. `slot`:
+the folder of its root, removed with a container that nobody used."""
+
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+PID_FILE = "pid"
+LOG = "runsc.log"
+_SAID_BYTES = 4000
 
 
-def start_machine(command: list[str]) -> tuple[int, int, int, int]:
-    """Start the machine; its process id, and our ends of its standard input, output and error."""
+class NotCreated(OSError):
+    """Raised when `runsc` can't do what it was told; the message is its own."""
+
+
+def create(orders: Orders) -> tuple[int, int, int, int]:
+    """Make the container; the process id of its sandbox, and our ends of its standard input, output and error."""
     stdin, to_guest = os.pipe2(os.O_CLOEXEC)
     from_guest, stdout = os.pipe2(os.O_CLOEXEC)
     errors, stderr = os.pipe2(os.O_CLOEXEC)
-    pid = os.posix_spawn(
-        command[0],
-        command,
-        {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-        file_actions=[
-            (os.POSIX_SPAWN_DUP2, stdin, 0),
-            (os.POSIX_SPAWN_DUP2, stdout, 1),
-            (os.POSIX_SPAWN_DUP2, stderr, 2),
-        ],
-        setsigdef=[signal.SIGPIPE],
-        setsigmask=[],
-    )
-    for fd in (stdin, stdout, stderr):
-        os.close(fd)
+    try:
+        pid = _spawn(list(orders["create"]), stdin, stdout, stderr)
+    finally:
+        for fd in (stdin, stdout, stderr):
+            os.close(fd)
     for fd in (to_guest, from_guest, errors):
         os.set_blocking(fd, False)
-    return pid, to_guest, from_guest, errors
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code != 0:
+        raise NotCreated(f"exit code {code}: {_said(errors)}")
+    with open(PID_FILE, encoding="ascii") as file:
+        return int(file.read()), to_guest, from_guest, errors
+
+
+def animate(orders: Orders, image: str | None) -> int:
+    """Start the container, or restore it from an image; the process id of the command, which is soon done."""
+    command = list(orders["start"])
+    if image is not None:
+        at = len(orders["restore"]) - 1
+        command = [*list(orders["restore"])[:at], "--image-path", image, *list(orders["restore"])[at:]]
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        return _spawn(command, null, log, log)
+    finally:
+        os.close(null)
+        os.close(log)
+
+
+def last_words() -> str:
+    """The end of what the command that was to bring the machine to life said."""
+    with open(LOG, "rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - _SAID_BYTES, 0))
+        return _printable(file.read())
 
 
 def clear_up(orders: Orders) -> None:
-    """End what is left of the machine's processes and take away what it left on the host."""
+    """End what is left of the machine's processes and take away what it left on the host.
+
+    Not by `runsc delete`, which takes as long as a start, and can hang after several checkpoints: with its processes
+    gone, all that is left of a container is what `runsc` wrote down about it.
+    """
     group = str(orders["group"])
     cgroups.kill(group)
-    if _left_by_runsc(orders):
-        _run_bounded(list(orders["delete"]))
-        # `delete` knows nothing of a container that was ended before it was whole.
-        for path in _left_by_runsc(orders):
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                continue
+    folder = str(orders["state"])
+    if os.path.isdir(folder):
+        for name in os.listdir(folder):
+            if group in name:
+                _unlink(f"{folder}/{name}")
     cgroups.remove(group)
 
 
-def _left_by_runsc(orders: Orders) -> list[str]:
-    folder, group = str(orders["state"]), str(orders["group"])
-    if not os.path.isdir(folder):
-        return []
-    return [f"{folder}/{name}" for name in os.listdir(folder) if group in name]
+def discard(orders: Orders) -> None:
+    """Remove the folders of a container that nobody used, unless a sandbox's tree has been put there already."""
+    slot = str(orders["slot"])
+    if os.path.lexists(f"{slot}/root/live"):
+        return
+    for folder in (slot, os.getcwd()):
+        for parent, folders, files in os.walk(folder, topdown=False):
+            for name in files:
+                _unlink(f"{parent}/{name}")
+            for name in folders:
+                os.rmdir(f"{parent}/{name}")
+        os.rmdir(folder)
 
 
-def _run_bounded(command: list[str]) -> None:
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    pid = os.posix_spawn(command[0], command, {}, file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in range(3)])
-    os.close(null)
-    deadline = time.monotonic() + _DELETE_SECONDS
-    while os.waitpid(pid, os.WNOHANG)[0] == 0:
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            break
-        time.sleep(0.01)
+def load_orders() -> Orders:
+    """The orders of this folder. Raises `OSError`, `ValueError`."""
+    with open("orders.json", encoding="utf-8") as file:
+        orders: Orders = json.load(file)
+        return orders
+
+
+def _spawn(command: list[str], stdin: int, stdout: int, stderr: int) -> int:
+    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, stdout, stderr))]
+    return os.posix_spawn(
+        command[0], command, ENVIRONMENT, file_actions=actions, setsigdef=[signal.SIGPIPE], setsigmask=[]
+    )
+
+
+def _said(errors: int) -> str:
+    time.sleep(0.001)
+    try:
+        return _printable(os.read(errors, _SAID_BYTES))
+    except BlockingIOError:
+        return "it said nothing"
+
+
+def _printable(data: bytes) -> str:
+    return "".join(char if char.isprintable() else " " for char in data.decode("utf-8", "replace")).strip()
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return

@@ -2,13 +2,12 @@
 
 | file | what |
 | --- | --- |
-| `machine.json` | which machine this is; written before anything of it exists |
-| `config.json` | its OCI bundle |
+| `machine.json` | which machine this is; there as soon as it is a sandbox's |
 | `orders.json` | what its supervisor is to start, and how to clear up after it |
 | `sock`, `lock` | the supervisor's (see `actors.machines.supervisor`) |
 | `killed` | we ended it |
 | `exit.json` | how it ended |
-| `stderr.log`, `supervisor.log` | the last words of both, bounded |
+| `stderr.log`, `runsc.log` | the last words of the machine, and of what brought it to life |
 """
 
 from __future__ import annotations
@@ -49,25 +48,16 @@ class MachineFolder:
         self.path = storage / "machines" / sandbox_id
         self.start_lock = storage / "machines" / f"{sandbox_id}.lock"
 
-    def create(self) -> None:
-        """A fresh folder; whatever was there is gone."""
+    def move_in(self, slot: Path, record: MachineRecord) -> None:
+        """Make the folder of a container that waited the machine's; whatever was there is gone."""
         self.clear()
-        self.path.mkdir(mode=0o700, parents=True)
+        self._write(slot, "machine.json", {**asdict(record), "limits": record.limits.model_dump()})
+        slot.rename(self.path)
 
     def clear(self) -> None:
         """Remove the folder. No error where there is none."""
         if self.path.exists():
             shutil.rmtree(self.path)
-
-    def write(self, name: str, value: object) -> None:
-        """Write a JSON file, all at once or not at all."""
-        fresh = self.path / f"{name}.new"
-        fresh.write_text(json.dumps(value), encoding="utf-8")
-        fresh.replace(self.path / name)
-
-    def write_record(self, record: MachineRecord) -> None:
-        """Say which machine this is."""
-        self.write("machine.json", {**asdict(record), "limits": record.limits.model_dump()})
 
     def record(self) -> MachineRecord | None:
         """Which machine this is, or was; None where there was none."""
@@ -76,6 +66,13 @@ class MachineFolder:
             return MachineRecord(**{**fields, "limits": Limits.model_validate(fields["limits"])})
         except (OSError, ValueError, TypeError, KeyError):
             return None  # Written at once before all else: no file, or a bad one, means there is no machine.
+
+    @staticmethod
+    def _write(folder: Path, name: str, value: object) -> None:
+        """Write a JSON file, all at once or not at all."""
+        fresh = folder / f"{name}.new"
+        fresh.write_text(json.dumps(value), encoding="utf-8")
+        fresh.replace(folder / name)
 
     def supervisor(self) -> int | None:
         """The process id of the machine's supervisor, which lives as long as its machine; None where there is none."""
@@ -98,7 +95,7 @@ class MachineFolder:
     def last_words(self) -> str:
         """What the machine and its supervisor said on standard error. The guest's own text among it: for display."""
         said = []
-        for name in ("supervisor.log", "stderr.log"):
+        for name in ("runsc.log", "stderr.log"):
             try:
                 with (self.path / name).open("rb") as file:
                     file.seek(max(os.fstat(file.fileno()).st_size - _LOG_BYTES, 0))

@@ -1,67 +1,127 @@
-"""The host's side of a supervisor: starting one, finding it, ending its machine. All of it blocks."""
+"""The host's side of the nursery and of supervisors: starting them, finding them, ending machines."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
-from typing import IO
+from typing import TYPE_CHECKING
 
-from actors.machines import cgroups, supervisor
-from actors.machines.container import Orders, clear_up
-from actors.machines.folder import MachineFolder
+from actors.machines import cgroups, nursery
+from actors.machines.container import clear_up
+from actors.machines.mounts import CommandFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from actors.machines.folder import MachineFolder
 
 _log = logging.getLogger(__name__)
 
+ORDERS = "orders.json"
 _KILL_SECONDS = 15.0
+_LINE_BYTES = 65536
 
 
-def spawn_supervisor(folder: MachineFolder) -> subprocess.Popen[bytes]:
-    """Let the supervisor's Python boot while there is other work; it waits for its orders."""
-    with (folder.path / "supervisor.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-E", os.path.abspath(supervisor.__file__)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            cwd=folder.path,
-            # Nothing of the host's environment: a key may be in it, and a process shows its own to all of its user.
-            env={},
-            start_new_session=True,
-        )
+class Nursery:
+    """The nursery of this process; begun when it is first needed."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+
+    async def supervise(self, folder: Path) -> socket.socket:
+        """Have a supervisor create the container of `folder`; the line to it.
+
+        Raises `OSError` with what `runsc` said where it can't.
+        """
+        line = self._request({"supervise": str(folder)})
+        try:
+            said = await _read_line(line)
+        except BaseException:
+            line.close()
+            raise
+        if said != "created":
+            line.close()
+            raise OSError(said.removeprefix("error ") or "its supervisor ended without a word")
+        return line
+
+    async def run(self, command: Sequence[str], *, timeout: float) -> None:
+        """Run a program of the system to its end. Raises `CommandFailed`. `timeout` in seconds."""
+        name = os.path.basename(command[0])
+        with self._request({"run": list(command)}) as line:
+            try:
+                async with asyncio.timeout(timeout):
+                    said = await _read_line(line)
+            except TimeoutError:
+                raise CommandFailed(f"{name} did not end within {timeout:g} s") from None
+        if not said:
+            raise CommandFailed(f"{name} was not run, its starter ended")
+        told = json.loads(said)
+        if told["code"] != 0:
+            words = told["said"].strip().splitlines()
+            raise CommandFailed(f"{name} failed with exit code {told['code']}: {words[-1] if words else 'no word'}")
+
+    def close(self) -> None:
+        """End it, and with it the supervisors whose container waits for a sandbox."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+    def _request(self, message: dict[str, object]) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        data = json.dumps(message).encode()
+        with theirs:
+            try:
+                socket.send_fds(self._connected(), [data], [theirs.fileno()])
+            except (BrokenPipeError, ConnectionResetError):
+                # It was killed; another one will do.
+                self.close()
+                socket.send_fds(self._connected(), [data], [theirs.fileno()])
+        ours.setblocking(False)
+        return ours
+
+    def _connected(self) -> socket.socket:
+        if self._socket is None:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-E", os.path.abspath(nursery.__file__)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    # Nothing of the host's environment: a key may be in it, and a process shows its own to all of its
+                    # user.
+                    env={},
+                    start_new_session=True,
+                )
+            self._socket = ours
+        return self._socket
 
 
-def command_supervisor(process: subprocess.Popen[bytes], folder: MachineFolder, orders: Orders) -> None:
-    """Tell it what to start. Returns once the machine is started; raises `OSError` where it can't be."""
-    folder.write(supervisor.ORDERS, orders)
-    stdin, stdout = _pipes(process)
-    with contextlib.suppress(BrokenPipeError):
-        stdin.write(b"go")
-        stdin.close()
-    answer = stdout.read().decode("utf-8", "replace").strip()
-    stdout.close()
-    process.wait()
-    if answer != "ok":
-        raise OSError(answer.removeprefix("error ") or "its supervisor ended without a word")
-
-
-def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
-    if process.stdin is None or process.stdout is None:
-        raise AssertionError("Popen was asked for both pipes")
-    return process.stdin, process.stdout
-
-
-def dismiss(process: subprocess.Popen[bytes]) -> None:
-    """Without orders it ends by itself."""
-    for pipe in _pipes(process):
-        with contextlib.suppress(BrokenPipeError):
-            pipe.close()
-    process.wait()
+async def _read_line(line: socket.socket) -> str:
+    """What is said up to the end of a line, or of the stream."""
+    loop = asyncio.get_running_loop()
+    said = b""
+    while not said.endswith(b"\n"):
+        try:
+            data = await loop.sock_recv(line, _LINE_BYTES)
+        except ConnectionResetError:
+            break
+        if not data:
+            break
+        said += data
+    return said.decode("utf-8", "replace").strip()
 
 
 def open_supervisor(folder: MachineFolder) -> int | None:
@@ -84,6 +144,8 @@ def end_machine(folder: MachineFolder, machine_id: str) -> None:
     pidfd = open_supervisor(folder)
     if pidfd is not None:
         (folder.path / "killed").touch()
+        # A frozen process does not die.
+        cgroups.thaw(machine_id)
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         if not _wait_readable(pidfd, _KILL_SECONDS):
@@ -93,11 +155,13 @@ def end_machine(folder: MachineFolder, machine_id: str) -> None:
         os.close(pidfd)
     # For a supervisor that died before its machine: what it would have done.
     try:
-        orders = json.loads((folder.path / supervisor.ORDERS).read_bytes())
+        orders = json.loads((folder.path / ORDERS).read_bytes())
     except (FileNotFoundError, ValueError):
+        cgroups.thaw(machine_id)
         cgroups.kill(machine_id)
         cgroups.remove(machine_id)
     else:
+        cgroups.thaw(machine_id)
         clear_up(orders)
 
 

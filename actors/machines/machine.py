@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import shutil
+import time
 from typing import TYPE_CHECKING
 
-from actors.machines.launch import end_machine
-from actors.machines.protocol import MachineError
+from actors.machines import cgroups
+from actors.machines.images import IMAGE
+from actors.machines.protocol import (
+    GuestBusy,
+    MachineError,
+    MachineGone,
+    MachineUsage,
+    SnapshotFailed,
+    SnapshotRecord,
+    Taken,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from actors.machines.folder import MachineFolder, MachineRecord
+    from actors.machines.node import Node
     from actors.machines.protocol import Guest, MachineEnd
+
+_log = logging.getLogger(__name__)
+
+_CHECKPOINT_SECONDS = 300.0
+_ROOM_BYTES = 64 * 1024**2
+"""Beside the machine's memory, what must be free on the disk before a snapshot is begun."""
 
 
 class GvisorMachine:
     """A running gVisor machine, as its host holds it. See `actors.machines.protocol.Machine`."""
 
-    def __init__(self, folder: MachineFolder, record: MachineRecord, pidfd: int, guest: Guest) -> None:
+    def __init__(self, node: Node, folder: MachineFolder, record: MachineRecord, pidfd: int, guest: Guest) -> None:
         self.machine_id = record.machine_id
         self.sandbox_id = record.sandbox_id
         self.guest = guest
+        self._node = node
         self._folder = folder
+        self._record = record
         self._supervisor = _Watched(pidfd)
+        self._held = ""
+        """The snapshot that nothing of the guest has run after."""
 
     async def wait_ended(self) -> MachineEnd:
         """Return when the machine has ended, and say how."""
@@ -31,7 +56,7 @@ class GvisorMachine:
 
     async def kill(self) -> None:
         """End the machine now; its file tree is kept."""
-        await asyncio.to_thread(end_machine, self._folder, self.machine_id)
+        await asyncio.to_thread(self._node.settle, self._folder, self.machine_id, self._held)
         await self._supervisor.ended()
         await self.guest.close()
 
@@ -39,6 +64,122 @@ class GvisorMachine:
         """Let go of it without ending it."""
         await self.guest.close()
         self._supervisor.close()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it gets no CPU."""
+        return cgroups.is_frozen(self.machine_id)
+
+    async def freeze(self) -> None:
+        """Give it no CPU."""
+        try:
+            await asyncio.to_thread(cgroups.freeze, self.machine_id)
+        except FileNotFoundError as error:
+            raise MachineGone(f"the machine of {self.sandbox_id} ended") from error
+        except OSError as error:
+            raise MachineError(f"the machine of {self.sandbox_id} could not be frozen: {error}") from error
+
+    async def thaw(self) -> None:
+        """Let it run again."""
+        # In the loop's own thread: two writes to a file of the kernel, where a change of threads costs as much.
+        try:
+            cgroups.thaw(self.machine_id)
+        except OSError as error:
+            raise MachineError(f"the machine of {self.sandbox_id} could not be thawed: {error}") from error
+
+    async def wake(self) -> None:
+        """Let a guest that a snapshot holds run on."""
+        self._held = ""
+        await self.guest.wake()
+
+    async def usage(self) -> MachineUsage:
+        """By its control group."""
+        now, most = cgroups.memory_bytes(self.machine_id)
+        return MachineUsage(cgroups.cpu_seconds(self.machine_id), most, now)
+
+    async def snapshot(self, snapshot_id: str, *, hold: bool = False) -> Taken:
+        """Quiet, checkpoint, tree, wake; then, with the guest running again, digests and durability."""
+        began = time.monotonic()
+        await self.thaw()
+        fresh = await self._begin(snapshot_id)
+        try:
+            await self.guest.quiesce()
+            quiet = time.monotonic()
+            try:
+                await self._checkpoint(fresh / IMAGE)
+                await asyncio.to_thread(self._node.volumes.keep, self.sandbox_id, fresh)
+                usage = await self.usage()
+            except BaseException:
+                await self._wake_after_failure()
+                raise
+            if not hold:
+                await self.guest.wake()
+            held = time.monotonic() - quiet
+            record = await asyncio.to_thread(self._node.images.finish, fresh, self._snapshot_record(snapshot_id, fresh))
+        except (GuestBusy, MachineGone):
+            await asyncio.to_thread(self._discard, fresh)
+            raise
+        except (OSError, MachineError) as error:
+            await self._wake_after_failure()
+            await asyncio.to_thread(self._discard, fresh)
+            raise SnapshotFailed(
+                f"no snapshot of {self.sandbox_id} could be taken: {error}; the sandbox runs on"
+            ) from error
+        except BaseException:
+            await asyncio.to_thread(self._discard, fresh)
+            raise
+        self._held = snapshot_id if hold else ""
+        return Taken(snapshot_id, record.image_bytes, held, time.monotonic() - began, usage)
+
+    async def _begin(self, snapshot_id: str) -> Path:
+        """A folder for it, where there is room for what it may need. Raises `SnapshotFailed`."""
+
+        def begin() -> Path:
+            memory, _ = cgroups.memory_bytes(self.machine_id)
+            for place in {self._node.images.folder, self._folder.path}:
+                free = shutil.disk_usage(place).free
+                if free < memory + _ROOM_BYTES:
+                    raise OSError(
+                        f"no room on the disk: {place} has {free // 1024**2} MiB free, and the sandbox has "
+                        f"{memory // 1024**2} MiB in memory; free some, or `hourglass snapshots prune`"
+                    )
+            return self._node.images.begin(snapshot_id)
+
+        try:
+            return await asyncio.to_thread(begin)
+        except OSError as error:
+            raise SnapshotFailed(f"no snapshot of {self.sandbox_id} could be taken: {error}") from error
+
+    async def _checkpoint(self, image: Path) -> None:
+        # Compressed in the store, where it pays; here it would cost more time than it saves.
+        how = ("checkpoint", "--image-path", str(image), "--leave-running", "--compression=none", self.machine_id)
+        command = self._node.runsc().command(self._node.state, *how)
+        await self._node.nursery.run(command, timeout=_CHECKPOINT_SECONDS)
+
+    def _snapshot_record(self, snapshot_id: str, fresh: Path) -> SnapshotRecord:
+        return SnapshotRecord(
+            snapshot_id=snapshot_id,
+            sandbox_id=self.sandbox_id,
+            template_root=self._record.template_root,
+            driver=self._node.driver,
+            driver_version=self._node.driver_version(),
+            limits=self._record.limits,
+            taken_at=time.time(),
+            files={},
+            image=fresh / IMAGE,
+            tree=fresh / "tree",
+        )
+
+    async def _wake_after_failure(self) -> None:
+        try:
+            await self.guest.wake()
+        except MachineError as error:
+            # Whoever uses the machine next finds out; the reason of the failure is the one to tell.
+            _log.warning("guest not woken sandbox=%s %s", self.sandbox_id, error)
+
+    def _discard(self, fresh: Path) -> None:
+        self._node.volumes.forget(fresh)
+        self._node.images.erase(fresh)
 
 
 class _Watched:

@@ -1,7 +1,7 @@
 """File trees without btrfs: the kernel's overlay of a template and a disk image for each sandbox.
 
 What a sandbox writes goes to an ext4 file system of its own in a sparse file, whose size is the disk limit. Starting
-costs a `mkfs` and two mounts, and no version of a tree can be kept: that is what `doctor` says of it.
+costs a `mkfs` and two mounts, and a snapshot copies what the sandbox has written: that is what `doctor` says of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from actors.machines.locks import locked
 from actors.machines.protocol import Finding
 
 _OPTIONS = "nosuid,nodev"
+_COPY = ("cp", "--sparse=always", "--reflink=auto")
 
 
 class OverlayVolumes:
@@ -26,10 +27,13 @@ class OverlayVolumes:
     """
 
     kind: Final = "overlay"
+    places_late: Final = False
 
     def __init__(self, storage: Path, templates: Path | None = None) -> None:
         self.storage = storage
         self.templates = templates or storage / "overlay" / "templates"
+        self.slots = storage / "overlay" / "slots"
+        self.snapshots = storage / "overlay" / "snapshots"
         self._sandboxes = storage / "overlay" / "sandboxes"
 
     def check(self) -> list[Finding]:
@@ -39,7 +43,7 @@ class OverlayVolumes:
                 "file trees",
                 ok=False,
                 detail="overlay and ext4, because there is no btrfs here",
-                why="sandboxes start slower, and no snapshot of a file tree can be kept",
+                why="sandboxes start slower, and each pause and fork copies all that the sandbox has written",
                 remedy="use a kernel with btrfs, and apt-get install btrfs-progs",
                 required=False,
             )
@@ -56,8 +60,8 @@ class OverlayVolumes:
 
     def prepare(self) -> None:
         """Make the folders."""
-        self.templates.mkdir(parents=True, exist_ok=True)
-        self._sandboxes.mkdir(parents=True, exist_ok=True)
+        for folder in (self.templates, self.slots, self.snapshots, self._sandboxes):
+            folder.mkdir(parents=True, exist_ok=True)
         self.storage.chmod(0o700)
 
     def ensure(self, sandbox_id: str, template_root: Path, disk_bytes: int) -> Path:
@@ -76,9 +80,75 @@ class OverlayVolumes:
         with locked(self.storage / "overlay" / "mount.lock"):
             return self._mount(home)
 
+    def place(self, sandbox_id: str, live: Path) -> None:
+        """Mount it there as well."""
+        with locked(self.storage / "overlay" / "mount.lock"):
+            home = self._sandboxes / sandbox_id
+            tree = self._mount(home)
+            (home / "same").unlink(missing_ok=True)
+            (home / "at").write_text(str(live), encoding="utf-8")
+            live.mkdir(exist_ok=True)
+            mounts.run(["mount", "--bind", tree, live])
+
+    def placed(self, sandbox_id: str) -> Path | None:
+        """What was written down, where it is so."""
+        try:
+            live = Path((self._sandboxes / sandbox_id / "at").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return live if live.is_dir() else None
+
+    def take_back(self, sandbox_id: str, *, same_as: str = "") -> None:
+        """Unmount it there."""
+        home = self._sandboxes / sandbox_id
+        live = self.placed(sandbox_id)
+        if live is not None:
+            mounts.unmount(live)
+            live.rmdir()
+            if same_as:
+                (home / "same").write_text(same_as, encoding="utf-8")
+        (home / "at").unlink(missing_ok=True)
+
+    def keep(self, sandbox_id: str, folder: Path) -> None:
+        """Copy the disk image, holes left out, while its file system holds still."""
+        home = self._sandboxes / sandbox_id
+        with locked(self.storage / "overlay" / "mount.lock"):
+            self._mount(home)
+        mounts.run(["fsfreeze", "--freeze", home / "disk"])
+        try:
+            mounts.run([*_COPY, home / "disk.img", folder / "tree.img"], timeout=600)
+        finally:
+            mounts.run(["fsfreeze", "--unfreeze", home / "disk"])
+        (folder / "lower.json").write_bytes((home / "lower.json").read_bytes())
+        mounts.run(["sync", folder / "tree.img", folder / "lower.json"], timeout=600)
+
+    def bring_back(self, sandbox_id: str, snapshot_id: str, folder: Path, disk_bytes: int) -> None:
+        """Copy the disk image back; its size, which is the limit, is that of the snapshot's sandbox."""
+        del disk_bytes
+        home = self._sandboxes / sandbox_id
+        with locked(self.storage / "overlay" / "mount.lock"):
+            same = home / "same"
+            if same.exists() and same.read_text(encoding="utf-8") == snapshot_id:
+                return
+            self._remove(home)
+            fresh = home.with_name(home.name + ".new")
+            self._remove(fresh)
+            fresh.mkdir()
+            mounts.run([*_COPY, folder / "tree.img", fresh / "disk.img"], timeout=600)
+            (fresh / "disk").mkdir()
+            (fresh / "tree").mkdir()
+            (fresh / "lower.json").write_bytes((folder / "lower.json").read_bytes())
+            fresh.rename(home)
+
+    def forget(self, folder: Path) -> None:
+        """Remove the disk image."""
+        for name in ("tree.img", "lower.json"):
+            (folder / name).unlink(missing_ok=True)
+
     def remove(self, sandbox_id: str) -> None:
         """Unmount both and remove the image. Nothing of the guest's is walked."""
         home = self._sandboxes / sandbox_id
+        self.take_back(sandbox_id)
         with locked(self.storage / "overlay" / "mount.lock"):
             self._remove(home)
 
@@ -89,8 +159,9 @@ class OverlayVolumes:
         return sorted(entry.name for entry in self._sandboxes.iterdir() if not entry.name.endswith(".new"))
 
     def roots_in_use(self) -> set[str]:
-        """The lower halves of the trees."""
-        return {Path(self._lower(self._sandboxes / name)).name for name in self.sandboxes()}
+        """The lower halves of the trees, and those of snapshots."""
+        kept = [path for path in self.snapshots.iterdir() if (path / "lower.json").exists()]
+        return {Path(self._lower(home)).name for home in [*map(self._sandboxes.joinpath, self.sandboxes()), *kept]}
 
     def new_root(self, name: str) -> Path:
         """An empty folder."""
@@ -146,7 +217,7 @@ class OverlayVolumes:
         if home.suffix != ".new":
             self._remove(home.with_name(home.name + ".new"))
             home = home.rename(home.with_name(home.name + ".new"))
-        for name in ("lower.json", "disk.img"):
+        for name in ("lower.json", "disk.img", "at", "same"):
             (home / name).unlink(missing_ok=True)
         for name in ("tree", "disk"):
             if (home / name).exists():

@@ -48,6 +48,14 @@ class SnapshotFailed(MachineError):
     """Raised when a snapshot could not be taken; the machine runs on."""
 
 
+class GuestBusy(MachineError):
+    """Raised when a guest can't be made quiet, because a tool call runs in it."""
+
+
+class IdentityRefused(MachineUnavailable):
+    """Raised when a guest could not be made itself; it must not run."""
+
+
 class EndReason(StrEnum):
     """Why a machine ended."""
 
@@ -75,7 +83,8 @@ class MachineSpec:
     """`[a-z0-9-]`, at most 40 characters; names the sandbox's file tree, which outlives the machine."""
     template: str
     limits: Limits
-    hostname: str = "sandbox"
+    hostname: str = ""
+    """"": the sandbox's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +182,30 @@ class GuestInfo:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a guest is to be, after memory was brought back that others may have begun with too."""
+
+    time_ns: int
+    """Now, in nanoseconds since the epoch."""
+    hostname: str
+    machine_id: str
+    """32 hex digits, as in machine-id(5)."""
+    entropy: str
+    """64 bytes, hex."""
+    fresh: bool
+    """Whether it is another one than the memory's: a fork, a branch, a new sandbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a guest says of itself once it was made itself; read back, and checked."""
+
+    hostname: str
+    machine_id: str
+    clock_offset_ns: int
+
+
 class Guest(Protocol):
     """The connection to one guest agent.
 
@@ -212,6 +245,24 @@ class Guest(Protocol):
 
     async def remove_tree(self, path: str) -> None:
         """Remove a folder of the guest, links not followed; no error where there is none."""
+        ...
+
+    async def quiesce(self) -> None:
+        """Stop every process of the machine but the agent, and write out what it has in memory of its files.
+
+        Until `wake`, no call and no program may be started. Raises `GuestBusy` while a tool call runs.
+        """
+        ...
+
+    async def wake(self) -> None:
+        """Let run on what `quiesce` stopped. No error where nothing was."""
+        ...
+
+    async def restored(self, identity: Identity) -> Restored:
+        """Make the guest itself, before anything else in it runs; then wake it.
+
+        Raises `IdentityRefused` where it could not be: nothing else in it has run then.
+        """
         ...
 
     async def ping(self) -> float:

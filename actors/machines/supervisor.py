@@ -1,15 +1,17 @@
 """The supervisor: a small process for each machine, which holds the machine's stdio and outlives its host.
 
-A program by itself, standard library alone: `python3 -I -S -E supervisor.py` in the machine's folder. It waits for a
-word on standard input, reads `orders.json` (`Orders` in `actors.machines.container`), starts the machine, listens on
-the unix socket `sock`, answers `ok` or `error …` on standard output, and lets go of both. A host that connects speaks
-to the guest agent through it.
+Standard library alone; a fork of the nursery (`actors.machines.nursery`), in the machine's folder. It reads
+`orders.json` (`Orders` in `actors.machines.container`), creates the container, and says `created` or `error …` on its
+line to the host. Then it waits for one JSON object on a line, `{"image": folder or null}`, brings the container to life
+by it, and from then on the line is the first host's end of the guest's stream. Later hosts connect to the unix socket
+`sock`.
 
 - Only whole frames pass, in both directions, so a host may come and go at any byte.
 - One host at a time: a new one takes the place of the old.
 - With no host there, what the guest says is dropped, so the guest never blocks on an absent reader. The guest agent
   knows what to keep (see `actors.guest.agent`).
 - While it lives it holds a lock on the file `lock`, from which anybody can learn its process id, and that it lives.
+- A container whose host is gone before the order is removed, folders and all.
 - SIGTERM ends the machine at once, also one that is still being started.
 - When the machine ends, it clears up and writes `exit.json`, then lets go of the host and of the lock.
 
@@ -18,22 +20,18 @@ It dies with nobody: own session, and a parent that has ended already.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
 import selectors
 import signal
 import socket
-import sys
 import time
 
-if __name__ == "__main__":
-    # `-I -S` leaves only the standard library; our own packages come last, so that they can't shadow it.
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-
 from actors.guest.frames import HEADER_BYTES, FrameError, header
-from actors.machines import cgroups
-from actors.machines.container import Orders, clear_up, start_machine
+from actors.machines import cgroups, container
+from actors.machines.container import Orders, clear_up
 
 HIGH_WATER = 1024 * 1024
 """Bytes that wait for a slow reader before its source is no longer read."""
@@ -43,8 +41,8 @@ _CHUNK = 256 * 1024
 _LAST_WORDS_SECONDS = 2.0
 _END_SECONDS = 5.0
 _END_PAUSE_SECONDS = 0.05
-
-ORDERS = "orders.json"
+_ORDER_BYTES = 65536
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 
 
 class Client:
@@ -70,24 +68,36 @@ def whole_frames(buffer: bytearray) -> int:
 class Supervisor:
     """The relay between one machine and at most one host."""
 
-    def __init__(self, group: str, listener: socket.socket, pid: int, stdin: int, stdout: int, stderr: int) -> None:
+    def __init__(
+        self, group: str, listener: socket.socket, pid: int, stdin: int, stdout: int, stderr: int, client: Client
+    ) -> None:
         self.group = group
         self.listener = listener
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
-        self.client: Client | None = None
+        self.client: Client | None = client
         self.from_guest = bytearray()
         self.to_guest = bytearray()
         self.stderr_room = STDERR_BYTES
         self.stderr_file = os.open("stderr.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self.fault = ""
+        self.command = 0
+        """The process that brings the machine to life; 0 once it has."""
+        self.command_end = -1
         self.ended = False
         self.end_by = 0.0
         """Until when the machine may take to end; 0 while it is to live."""
         self.alarm, self.alarm_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.selector = selectors.DefaultSelector()
         self._watched: dict[int, int] = {}
+
+    def animate(self, orders: Orders, image: str | None, said: bytes) -> None:
+        """Begin to bring the machine to life; the stream may be used at once, and `said` has been said on it."""
+        self.command = container.animate(orders, image)
+        self.command_end = os.pidfd_open(self.command)
+        if self.client is not None:
+            self._hear(self.client, said)
 
     def run(self) -> int:
         """Relay until the machine has ended; its exit code, 128 + n for signal n."""
@@ -102,19 +112,20 @@ class Supervisor:
             if self.end_by:
                 self._end()
         self._last_words()
+        if self.command:
+            self._command_done()
         _, status = os.waitpid(self.pid, 0)
         code = os.waitstatus_to_exitcode(status)
         return code if code >= 0 else 128 - code
 
     def _end(self) -> None:
-        """End what runs; again and again, since it may still be starting.
-
-        `runsc run` notices that its machine is gone, clears up after it, and ends: faster than we could from outside.
-        """
+        """End what runs; again and again, since it may still be starting."""
         # For a guest agent that is not there yet: the end of its stream is its end.
         self._close_stdin()
         for pid in cgroups.processes(self.group):
             cgroups.end_process(pid)
+        if self.command:
+            cgroups.end_process(self.command)
         if time.monotonic() > self.end_by:
             cgroups.end_process(self.pid)
 
@@ -129,6 +140,8 @@ class Supervisor:
         read, write = selectors.EVENT_READ, selectors.EVENT_WRITE
         client = self.client
         wanted = {self.listener.fileno(): read, self.pidfd: read, self.alarm: read}
+        if self.command:
+            wanted[self.command_end] = read
         if self.stderr >= 0:
             wanted[self.stderr] = read
         if self.stdout >= 0 and (client is None or len(client.outgoing) < HIGH_WATER):
@@ -154,6 +167,9 @@ class Supervisor:
             return  # Closed by an event before it in this round.
         if fd == self.pidfd:
             self.ended = True
+        elif fd == self.command_end:
+            self._forget(fd)
+            self._command_done()
         elif fd == self.alarm:
             os.read(self.alarm, _CHUNK)
             self.end_by = time.monotonic() + _END_SECONDS
@@ -170,6 +186,16 @@ class Supervisor:
                 self._read_client(client)
             if mask & selectors.EVENT_WRITE and client is self.client:
                 self._write_client(client)
+
+    def _command_done(self) -> None:
+        """The command that brings the machine to life is done; where it failed, there is nothing to wait for."""
+        _, status = os.waitpid(self.command, 0)
+        self.command = 0
+        os.close(self.command_end)
+        code = os.waitstatus_to_exitcode(status)
+        if code != 0 and not self.end_by:
+            self.fault = f"runsc failed with exit code {code}: {container.last_words()}"
+            self.end_by = time.monotonic() + _END_SECONDS
 
     def _accept(self) -> None:
         try:
@@ -250,14 +276,22 @@ class Supervisor:
     def _read_client(self, client: Client) -> None:
         try:
             data = client.socket.recv(_CHUNK)
-            client.incoming += data
-            whole = whole_frames(client.incoming)
         except BlockingIOError:
             return
-        except (ConnectionError, FrameError):
+        except ConnectionError:
             self._drop_client()
             return
         if not data:
+            self._drop_client()
+            return
+        self._hear(client, data)
+
+    def _hear(self, client: Client, data: bytes) -> None:
+        """Take what a host says."""
+        client.incoming += data
+        try:
+            whole = whole_frames(client.incoming)
+        except FrameError:
             self._drop_client()
             return
         if self.stdin >= 0:
@@ -300,8 +334,8 @@ def write_exit(code: int, fault: str, oom: bool) -> None:
     os.replace("exit.json.new", "exit.json")
 
 
-def supervise(orders: Orders) -> None:
-    """The life of one machine, from `ok` on."""
+def supervise(orders: Orders, line: socket.socket) -> None:
+    """The life of one container, and of the machine that it may become."""
     # Who finds us by the lock may end us by a signal; it is to find a machine that we can end.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -311,12 +345,22 @@ def supervise(orders: Orders) -> None:
     listener.bind("sock")
     listener.listen(8)
     listener.setblocking(False)
-    supervisor = Supervisor(str(orders["group"]), listener, *start_machine(list(orders["run"])))
-    os.write(1, b"ok\n")
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.close(null)
+    # The sandbox is a grandchild whose parent ends at once: so it becomes our child, and we hear how it ends.
+    _libc().prctl(_SUBREAPER, 1, 0, 0, 0)
+    try:
+        pid, stdin, stdout, stderr = container.create(orders)
+    except (OSError, ValueError) as error:
+        clear_up(orders)
+        line.sendall(f"error {error}\n".encode())
+        return
+    order, rest = _wait_for_order(pid, line)
+    if order is None:
+        clear_up(orders)
+        container.discard(orders)
+        return
+    line.setblocking(False)
+    supervisor = Supervisor(str(orders["group"]), listener, pid, stdin, stdout, stderr, Client(line))
+    supervisor.animate(orders, order["image"], rest)
     code = supervisor.run()
     oom = cgroups.oom_kills(str(orders["group"])) > 0
     try:
@@ -327,27 +371,37 @@ def supervise(orders: Orders) -> None:
     supervisor.close()
 
 
-def main() -> int:
-    """Leave the process that started us, then supervise."""
-    if os.fork():
-        os._exit(0)
+def _wait_for_order(pid: int, line: socket.socket) -> tuple[dict[str, str | None] | None, bytes]:
+    """The order, and what came after it; None where it will not come, or the container is gone before."""
+    said = b""
     try:
-        cgroups.leave_own_group()
-    except OSError as error:
-        # Without it a service manager that ends our host's group ends the machine too, which costs its memory alone.
-        os.write(2, f"stays in the control group of its host: {error}\n".encode())
-    with open(0, "rb", closefd=False) as stdin:
-        if not stdin.read():
-            return 0  # The host died, or changed its mind, before there was a machine.
-    try:
-        with open(ORDERS, encoding="utf-8") as file:
-            orders = json.load(file)
-        supervise(orders)
-    except OSError as error:
-        os.write(1, f"error {error}\n".encode())
-        return 1
-    return 0
+        line.sendall(b"created\n")
+    except OSError:
+        return None, b""
+    waiting = selectors.DefaultSelector()
+    sandbox = os.pidfd_open(pid)
+    waiting.register(line, selectors.EVENT_READ)
+    waiting.register(sandbox, selectors.EVENT_READ)
+    while b"\n" not in said:
+        if any(key.fd == sandbox for key, _ in waiting.select()):
+            return None, b""
+        data = line.recv(_ORDER_BYTES)
+        if not data:
+            return None, b""
+        said += data
+    os.close(sandbox)
+    order, _, rest = said.partition(b"\n")
+    told: dict[str, str | None] = json.loads(order)
+    return told, rest
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def main(line: socket.socket) -> None:
+    """Supervise the machine of the working directory."""
+    try:
+        supervise(container.load_orders(), line)
+    except OSError as error:
+        line.sendall(f"error {error}\n".encode())

@@ -48,8 +48,50 @@ class Volumes(Protocol):
         its own. There is a whole tree afterwards, or none."""
         ...
 
+    @property
+    def places_late(self) -> bool:
+        """Whether a tree can be put into the root of a container that is there already."""
+        ...
+
+    @property
+    def slots(self) -> Path:
+        """The folder of the roots of containers: where `place` can put a tree."""
+        ...
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder of snapshots; see `actors.machines.images`."""
+        ...
+
     def path(self, sandbox_id: str) -> Path | None:
-        """A sandbox's tree, ready to read; None where there is none."""
+        """A sandbox's tree, ready to read, wherever it is; None where there is none."""
+        ...
+
+    def place(self, sandbox_id: str, live: Path) -> None:
+        """Put a sandbox's tree at `live`, in a slot's root, until `take_back`."""
+        ...
+
+    def placed(self, sandbox_id: str) -> Path | None:
+        """Where the tree was put, if it is in a slot."""
+        ...
+
+    def take_back(self, sandbox_id: str, *, same_as: str = "") -> None:
+        """Put the tree back where it is kept, once its machine is gone. No error where it is there.
+
+        `same_as`: the id of a snapshot that nothing has been written after.
+        """
+        ...
+
+    def keep(self, sandbox_id: str, folder: Path) -> None:
+        """Put a copy of the tree, as it is now, into a snapshot's folder, durable. Nothing may write meanwhile."""
+        ...
+
+    def bring_back(self, sandbox_id: str, snapshot_id: str, folder: Path, disk_bytes: int) -> None:
+        """Make a sandbox's tree what it was in a snapshot; the tree that it has is given up, unless it is the same."""
+        ...
+
+    def forget(self, folder: Path) -> None:
+        """Remove the tree of a snapshot's folder. No error where there is none."""
         ...
 
     def remove(self, sandbox_id: str) -> None:

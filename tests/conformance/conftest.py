@@ -12,10 +12,10 @@ import pytest
 import pytest_asyncio
 
 from actors.machines import cgroups
-from actors.machines.folder import MachineFolder, MachineRecord
 from actors.machines.gvisor import GvisorDriver
 from actors.machines.machine import GvisorMachine
 from actors.machines.protocol import MachineSpec
+from actors.machines.slots import Kind
 from actors.template.build import ensure_agent
 from events.types import Limits
 from tests.conformance import drivers
@@ -41,16 +41,15 @@ async def new_sandbox(driver: GvisorDriver) -> AsyncIterator[NewSandbox]:
     """Makes names of sandboxes, and sees to it that nothing of them is left on this node."""
     names: list[str] = []
     machines: set[str] = set()
-    record = driver._record
+    lay_out = driver._slots._lay_out
 
-    def recorded(folder: MachineFolder, spec: MachineSpec) -> tuple[MachineRecord, Path]:
-        made = record(folder, spec)
-        machines.add(made[0].machine_id)
-        return made
+    def recorded(kind: Kind, machine_id: str, folder: Path, root: Path) -> None:
+        machines.add(machine_id)
+        lay_out(kind, machine_id, folder, root)
 
     with pytest.MonkeyPatch.context() as patch:
         # Every machine that is begun, come what may.
-        patch.setattr(driver, "_record", recorded)
+        patch.setattr(driver._slots, "_lay_out", recorded)
 
         def new() -> MachineSpec:
             names.append(f"sbx-{secrets.token_hex(8)}")

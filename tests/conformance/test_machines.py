@@ -32,7 +32,7 @@ async def bash(machine: Machine, command: str, *, timeout: float = 60.0) -> str:
 
 async def test_tools_run_in_the_machine_and_not_on_the_host(machine: GvisorMachine) -> None:
     told = await bash(machine, "pwd; hostname; id -u; cat /proc/1/comm; test -e /var/lib/hourglass || echo nothing")
-    assert told.split("\n") == ["/workspace", "sandbox", "0", "python3", "nothing"]
+    assert told.split("\n") == ["/workspace", machine.sandbox_id, "0", "python3", "nothing"]
 
 
 async def test_a_failed_command_is_a_result_and_not_an_exception(machine: GvisorMachine) -> None:

@@ -1,13 +1,16 @@
-"""The supervisor as a process, with a small program of ours in the place of `runsc run`."""
+"""The supervisor as a process, with small programs of ours in the place of `runsc`."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
+import shlex
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +19,8 @@ import pytest
 from actors.guest.frames import DATA, HELLO, MAX_PAYLOAD, PING, PONG, Decoder, Frame, encode
 from actors.machines import supervisor
 from actors.machines.folder import MachineFolder, MachineRecord
-from actors.machines.launch import command_supervisor, end_machine, spawn_supervisor
+from actors.machines.launch import Nursery, end_machine
+from actors.machines.mounts import CommandFailed
 from actors.machines.protocol import EndReason
 from events.types import Limits
 
@@ -47,14 +51,39 @@ while True:
 class Machine:
     """A supervised program, and the folder that it is known by."""
 
-    def __init__(self, storage: Path, command: list[str]) -> None:
+    def __init__(self, storage: Path, command: list[str], comes_to_life: str = "true") -> None:
         self.folder = MachineFolder(storage, "sbx-test")
         self.id = f"hg-{secrets.token_hex(8)}"
-        self.folder.create()
-        self.folder.write_record(MachineRecord(self.id, "sbx-test", "root", Limits()))
-        process = spawn_supervisor(self.folder)
-        state = str(storage / "state")
-        command_supervisor(process, self.folder, {"run": command, "delete": [], "group": self.id, "state": state})
+        self.waiting = storage / "waiting" / self.id
+        self.waiting.mkdir(parents=True)
+        self.slot = storage / "slots" / self.id
+        (self.slot / "root").mkdir(parents=True)
+        # As `runsc create` does: what it starts goes on without it.
+        create = f"exec 3<&0; {shlex.join(command)} <&3 3<&- & echo $! > pid"
+        life = ["/bin/sh", "-c", comes_to_life, "x"]
+        orders = {"group": self.id, "state": str(storage / "state"), "slot": str(self.slot)} | {
+            "create": ["/bin/sh", "-c", create],
+            "start": life,
+            "restore": life,
+        }
+        (self.waiting / "orders.json").write_text(json.dumps(orders))
+        self.nursery = Nursery()
+        try:
+            self.line = asyncio.run(self.nursery.supervise(self.waiting))
+        except BaseException:
+            self.nursery.close()
+            raise
+        self.line.setblocking(True)
+
+    def begin(self, image: str | None = None, said: bytes = b"") -> None:
+        """Make it the sandbox's, and bring it to life."""
+        (self.folder.path.parent).mkdir(exist_ok=True)
+        self.folder.move_in(self.waiting, MachineRecord(self.id, "sbx-test", "root", Limits()))
+        self.line.sendall(json.dumps({"image": image}).encode() + b"\n" + said)
+
+    def close(self) -> None:
+        self.line.close()
+        self.nursery.close()
 
     def connect(self) -> Host:
         return Host(self.folder.path / "sock")
@@ -117,12 +146,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
         # A long path: a socket's address may have 108 bytes.
         storage = tmp_path / ("long" * 30)
         machines.append(Machine(storage, command or [sys.executable, "-I", "-S", "-c", GUEST]))
+        machines[-1].begin()
         return machines[-1]
 
     yield start
     for machine in machines:
         end_machine(machine.folder, machine.id)
         assert machine.folder.supervisor() is None
+        machine.close()
 
 
 def test_frames_pass_both_ways(start: Start) -> None:
@@ -230,22 +261,95 @@ def test_standard_error_is_kept_within_bounds(start: Start) -> None:
     host.close()
 
 
-def test_a_machine_that_can_not_be_started_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file or directory"):
-        Machine(tmp_path, ["/no/such/runsc"])
+GUEST_COMMAND = [sys.executable, "-I", "-S", "-c", GUEST]
 
 
-def test_a_supervisor_without_orders_ends_quietly(tmp_path: Path) -> None:
-    folder = MachineFolder(tmp_path, "sbx-test")
-    folder.create()
-    process = spawn_supervisor(folder)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    assert process.stdout.read() == b""
-    process.stdout.close()
-    process.wait()
-    assert folder.supervisor() is None
+def test_the_line_to_the_supervisor_becomes_the_first_hosts_stream(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, GUEST_COMMAND)
+    machine.begin(said=encode(PING, 3, b"at once"))
+    data = b""
+    while len(data) < len(encode(PONG, 3, b"at once")):
+        data += machine.line.recv(1000)
+    assert data == encode(PONG, 3, b"at once")
+    end_machine(machine.folder, machine.id)
+    machine.close()
+
+
+def test_a_container_that_can_not_be_created_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"exit code 127.*no-such-runsc"):
+        _uncreatable(tmp_path)
+
+
+def _uncreatable(storage: Path) -> None:
+    folder = storage / "waiting"
+    folder.mkdir()
+    orders = {"create": ["/bin/sh", "-c", "no-such-runsc"], "start": [], "restore": [], "group": "hg-none"}
+    (folder / "orders.json").write_text(json.dumps(orders | {"state": str(storage / "state"), "slot": str(storage)}))
+    nursery = Nursery()
+    try:
+        asyncio.run(nursery.supervise(folder)).close()
+    finally:
+        nursery.close()
+
+
+def test_a_machine_that_does_not_come_to_life_says_why(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, GUEST_COMMAND, "echo image is broken >&2; exit 3")
+    machine.begin(image="/images/one")
+    assert machine.line.recv(100) == b""
+    machine.wait()
+    end = machine.folder.end(machine.id)
+    assert end.reason is EndReason.EXITED
+    assert end.detail == "runsc failed with exit code 3: image is broken"
+    machine.close()
+
+
+def test_a_container_whose_host_is_gone_is_removed(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, GUEST_COMMAND)
+    guest = int((machine.waiting / "pid").read_text())
+    machine.close()
+    _wait_until(lambda: not machine.waiting.exists() and not machine.slot.exists() and not _lives(guest))
+
+
+def test_a_container_that_a_tree_was_put_into_keeps_it(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, GUEST_COMMAND)
+    (machine.slot / "root" / "live").mkdir()
+    (machine.slot / "root" / "live" / "file").write_text("kept")
+    guest = int((machine.waiting / "pid").read_text())
+    machine.close()
+    _wait_until(lambda: not _lives(guest))
+    assert (machine.slot / "root" / "live" / "file").read_text() == "kept"
+
+
+def test_the_nursery_runs_programs_and_tells_how_they_failed(tmp_path: Path) -> None:
+    nursery = Nursery()
+    try:
+        asyncio.run(nursery.run(["/bin/sh", "-c", f"echo hello > {tmp_path}/said"], timeout=10))
+        assert (tmp_path / "said").read_text() == "hello\n"
+        with pytest.raises(CommandFailed, match="sh failed with exit code 4: no luck"):
+            asyncio.run(nursery.run(["/bin/sh", "-c", "echo no luck; exit 4"], timeout=10))
+        with pytest.raises(CommandFailed, match=r"sleep did not end within 0\.1 s"):
+            asyncio.run(nursery.run(["/bin/sleep", "5"], timeout=0.1))
+        assert nursery._process is not None
+        nursery._process.kill()
+        nursery._process.wait()
+        # Another one takes its place.
+        asyncio.run(nursery.run(["/bin/true"], timeout=10))
+    finally:
+        nursery.close()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_supervisor_that_was_killed_leaves_a_reason(start: Start) -> None:
