@@ -11,6 +11,9 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 WORKDIR = "/workspace"
+PR_CAPBSET_DROP = 24
+AGENT_ONLY = (21, 24, 25)
+"""CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_SYS_TIME: for a machine's first process, and not for its programs."""
 
 
 def take_stream() -> tuple[int, int]:
@@ -37,6 +40,16 @@ def set_up_machine(workdir: str) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGTSTP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     os.makedirs(workdir, exist_ok=True)
+    drop_from_bounding_set(AGENT_ONLY)
+
+
+def drop_from_bounding_set(capabilities: tuple[int, ...]) -> None:
+    """No program that is started from here on has these, root or not. Those that we don't have are no matter."""
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    for number in capabilities:
+        libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
 
 
 def main(argv: list[str]) -> int:

@@ -15,6 +15,9 @@ All channels are void then; calls go on. The host opens channels with odd number
 | `get`       | path, max_bytes           |                      | the bytes                                      |
 | `remove`    | path                      |                      |                                                |
 | `stats`     |                           |                      | JSON                                           |
+| `quiesce`   |                           |                      | JSON: everything stands still but the agent    |
+| `wake`      |                           |                      | JSON: it goes on                               |
+| `restored`  | hostname, machine_id, …   |                      | JSON: the guest is itself, and goes on         |
 
 What fails is answered with RESET {"error", "errno"}; an unknown kind too, so that a newer host can tell. Each side may
 have `frames.WINDOW` bytes of DATA on the way in a channel until CREDIT gives some back. PING is answered with PONG.
@@ -24,6 +27,7 @@ The end of the stream is the end of the machine: nobody could speak to it again.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -31,11 +35,12 @@ import signal
 import sys
 import threading
 
-from actors.guest import frames
+from actors.guest import frames, identity
 from actors.guest.calls import Calls
 from actors.guest.channel import Channel, ChannelVoid, Outbox
 from actors.guest.guard import Guard, Limits
-from actors.guest.processes import Children
+from actors.guest.processes import Children, offspring, pids
+from actors.guest.quiet import Quiet
 from actors.guest.toolbox import Toolbox
 
 TYPE_CHECKING = False
@@ -48,6 +53,7 @@ INPUT_MAX = 32 * 1024 * 1024
 """Bytes of JSON that a tool call's input may have."""
 CHANNELS_MAX = 64
 _READ_BYTES = 256 * 1024
+_AT_ONCE = frozenset(("quiesce", "wake", "restored"))
 
 
 class StreamEnded(Exception):
@@ -73,10 +79,14 @@ class Agent:
             self._toolbox, self._children, lambda: self._calls.running is not None, whole_machine=is_init
         )
         self._calls = Calls(self._toolbox, self._started)
+        self._quiet = Quiet(lambda: pids() - {os.getpid()} if is_init else self._own_offspring())
         self._kinds: dict[str, Callable[[Channel], None]] = {
             "tool": self._tool,
             "interrupt": self._interrupt,
             "stats": self._stats,
+            "quiesce": self._quiesce,
+            "wake": self._wake_all,
+            "restored": self._restored,
             "put": _transfer,
             "get": _transfer,
             "remove": _transfer,
@@ -186,6 +196,9 @@ class Agent:
             channel.fail(f"this agent (version {VERSION}) knows no channel of kind {kind!r}")
         elif len(self._channels) >= CHANNELS_MAX:
             channel.fail(f"{CHANNELS_MAX} channels are open")
+        elif kind in _AT_ONCE:
+            # Not worth a thread, which takes longer to start; and nothing else is to happen meanwhile.
+            _guarded(serve, channel)
         else:
             self._channels[number] = channel
             threading.Thread(target=_guarded, args=(serve, channel), daemon=True).start()
@@ -193,12 +206,49 @@ class Agent:
     def _tool(self, channel: Channel) -> None:
         params = channel.params
         given = json.loads(channel.body(INPUT_MAX))
+        if self._quiet.kept:
+            channel.fail("the guest is held for a snapshot", errno.EBUSY)
+            return
         self._calls.ask(str(params["call_id"]), str(params["tool"]), given, float(str(params["timeout"])), channel)
 
     def _interrupt(self, channel: Channel) -> None:
         self._calls.interrupt(str(channel.params["call_id"]))
         self._wake()
         channel.send(b"", last=True)
+
+    def _own_offspring(self) -> set[int]:
+        """What the shell started, and the shell: for an agent that is not PID 1."""
+        shell = self._toolbox.shell
+        if shell is None:
+            return set()
+        return {shell.pid} | {process.pid for process in offspring(shell.pid, set())}
+
+    def _quiesce(self, channel: Channel) -> None:
+        try:
+            stopped = self._quiet.begin(lambda: self._calls.running is not None)
+        except OSError as error:
+            channel.fail(error.strerror or "not quiet", error.errno or 0)
+            return
+        channel.send(json.dumps({"stopped": stopped}).encode(), last=True)
+
+    def _wake_all(self, channel: Channel) -> None:
+        channel.send(json.dumps({"woken": self._quiet.end()}).encode(), last=True)
+
+    def _restored(self, channel: Channel) -> None:
+        params = channel.params
+        try:
+            told = identity.become(
+                str(params["hostname"]),
+                str(params["machine_id"]),
+                bytes.fromhex(str(params["entropy"])),
+                int(str(params["time_ns"])),
+                fresh=params["fresh"] is True,
+            )
+        except OSError as error:
+            channel.fail(f"the guest can't be made itself: {error}", error.errno or 0)
+            return
+        self._quiet.end()
+        channel.send(json.dumps(told).encode(), last=True)
 
     def _stats(self, channel: Channel) -> None:
         from actors.guest import census, processes

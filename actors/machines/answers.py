@@ -54,6 +54,14 @@ class Refusal(_Said):
     errno: Annotated[int, Field(ge=1, le=4095)] | None = None
 
 
+class Itself(_Said):
+    """What a guest says it is, once it was made itself."""
+
+    hostname: _Short
+    machine_id: Annotated[str, Field(max_length=64)]
+    clock_offset_ns: int
+
+
 class _Base64(_Said):
     type: Literal["base64"]
     data: Annotated[str, Field(max_length=MEDIA_MAX)]

@@ -11,16 +11,27 @@ import os
 import secrets
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from errno import EBUSY
 from typing import TYPE_CHECKING
 
-from actors.machines.answers import HELLO_MAX, RESULT_MAX, Hello, Refusal, Result, parsed
+from actors.machines.answers import HELLO_MAX, RESULT_MAX, Hello, Itself, Refusal, Result, parsed
 from actors.machines.mux import ChannelRefused, Mux
-from actors.machines.protocol import GuestInfo, GuestProtocolError, MachineError, ToolResult
+from actors.machines.protocol import (
+    GuestBusy,
+    GuestInfo,
+    GuestProtocolError,
+    IdentityRefused,
+    MachineError,
+    Restored,
+    ToolResult,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from actors.machines.mux import Channel
+    from actors.machines.protocol import Identity
     from events.types import JsonObject, Limits
 
 PROTOCOL = 1
@@ -32,6 +43,8 @@ REQUEST_S = 60.0
 """How long a request that moves no bytes may take; and how long a transfer may stand still."""
 LIVE_MAX = 1024 * 1024 + 4096
 """Bytes of live output that are taken of one call: the agent's own limit, and its remarks on it."""
+CLOCK_NS = 2_000_000_000
+"""How far a guest's clock may be off."""
 _INLINE_BYTES = 1024 * 1024
 """A result above this is parsed in a thread: an image takes tens of milliseconds."""
 
@@ -159,6 +172,40 @@ class GuestConnection:
             if not isinstance(value, dict):
                 raise GuestProtocolError("the statistics of the guest agent are no object")
             return value
+
+    async def quiesce(self) -> None:
+        """See `Guest.quiesce`."""
+        try:
+            await self._request("quiesce", bound=HELLO_MAX)
+        except OSError as error:
+            if error.errno == EBUSY:
+                raise GuestBusy("a tool call runs in the sandbox") from None
+            raise MachineError(f"the guest could not be made quiet: {error.strerror}") from None
+
+    async def wake(self) -> None:
+        """See `Guest.wake`."""
+        await self._request("wake", bound=HELLO_MAX)
+
+    async def restored(self, identity: Identity) -> Restored:
+        """See `Guest.restored`."""
+        try:
+            said = await self._request("restored", bound=HELLO_MAX, **asdict(identity))
+        except OSError as error:
+            raise IdentityRefused(f"the guest could not be made itself: {error.strerror}") from None
+        with self._judged():
+            itself = parsed(Itself, said, "the identity")
+        wrong = [
+            name
+            for name, holds in (
+                ("hostname", itself.hostname == identity.hostname),
+                ("machine-id", not identity.fresh or itself.machine_id == identity.machine_id),
+                ("clock", abs(itself.clock_offset_ns) < CLOCK_NS),
+            )
+            if not holds
+        ]
+        if wrong:
+            raise IdentityRefused(f"the guest did not become itself: its {', '.join(wrong)} is another's")
+        return Restored(itself.hostname, itself.machine_id, itself.clock_offset_ns)
 
     async def ping(self) -> float:
         """See `Guest.ping`."""
