@@ -8,6 +8,7 @@
 | `killed` | we ended it |
 | `exit.json` | how it ended |
 | `stderr.log`, `runsc.log` | the last words of the machine, and of what brought it to life |
+| `supervisor.log` | of a supervisor that broke |
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class MachineFolder:
     def last_words(self) -> str:
         """What the machine and its supervisor said on standard error. The guest's own text among it: for display."""
         said = []
-        for name in ("runsc.log", "stderr.log"):
+        for name in ("runsc.log", "supervisor.log", "stderr.log"):
             try:
                 with (self.path / name).open("rb") as file:
                     file.seek(max(os.fstat(file.fileno()).st_size - _LOG_BYTES, 0))

@@ -87,7 +87,10 @@ class GvisorDriver:
             plan = await self._plan(spec, snapshot_id)
             return await self._start(spec, plan, fresh=fresh or plan.new_tree)
         except (OSError, TemplateError) as error:
-            raise MachineUnavailable(f"the machine of {spec.sandbox_id} can't be started: {error}") from error
+            raise MachineUnavailable(
+                f"the machine of {spec.sandbox_id} can't be started: {error}; "
+                "`hourglass doctor` checks what machines need"
+            ) from error
 
     async def prepare(self, spec: MachineSpec) -> None:
         """Boot the template, and create the containers that are to wait."""
@@ -163,7 +166,8 @@ class GvisorDriver:
     # --- starting ---------------------------------------------------------------------------------------------------
 
     async def _plan(self, spec: MachineSpec, snapshot_id: str | None) -> Plan:
-        """What to begin with. Raises `MachineUnavailable`, `OSError`, `TemplateError`."""
+        """What to begin with. Raises `MachineUnavailable`, `OSError`, `TemplateError`; `ValueError` for a bad name."""
+        self._node.folder(spec.sandbox_id)
         await asyncio.to_thread(self._node.prepare)
         new_tree = await asyncio.to_thread(self.volumes.path, spec.sandbox_id) is None
         if snapshot_id is not None:

@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 import tempfile
+import traceback
 
 if __name__ == "__main__":
     # `-I -S` leaves only the standard library; our own packages come last, so that they can't shadow it.
@@ -87,6 +88,10 @@ def serve(host: socket.socket) -> None:
             os.setsid()
             child(json.loads(data), line)
             status = 0
+        except BaseException:
+            # The machine's folder is where somebody will look for the reason.
+            with open("supervisor.log", "w", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
         finally:
             # Never back into the loop above, whatever went wrong.
             os._exit(status)

@@ -96,13 +96,19 @@ class Slots:
         """
         machine_id = f"hg-{secrets.token_hex(8)}"
         folder, root = self._node.waiting / machine_id, self._node.volumes.slots / machine_id / "root"
+        laying_out = asyncio.create_task(asyncio.to_thread(self._lay_out, kind, machine_id, folder, root, place))
         try:
-            await asyncio.to_thread(self._lay_out, kind, machine_id, folder, root)
-            if place is not None:
-                await asyncio.to_thread(place, root / LIVE)
+            await asyncio.shield(laying_out)
+            # From here on its supervisor clears up after it, where we do not go on.
             line = await self._node.nursery.supervise(folder)
-        except BaseException:
+        except OSError:
             await asyncio.to_thread(clear_away, machine_id, folder, root)
+            raise
+        except asyncio.CancelledError:
+            if not laying_out.done():
+                # The thread can't be stopped; what it made must not be left.
+                await asyncio.wait([laying_out])
+                await asyncio.to_thread(clear_away, machine_id, folder, root)
             raise
         return Slot(machine_id, kind, folder, root, line)
 
@@ -135,7 +141,9 @@ class Slots:
             # Whoever needs one makes it, and hears the reason.
             _log.warning("no container could be made ahead: %s", error)
 
-    def _lay_out(self, kind: Kind, machine_id: str, folder: Path, root: Path) -> None:
+    def _lay_out(
+        self, kind: Kind, machine_id: str, folder: Path, root: Path, place: Callable[[Path], None] | None
+    ) -> None:
         folder.mkdir(mode=0o700, parents=True)
         self._node.state.mkdir(mode=0o700, exist_ok=True)
         make_root(root)
@@ -154,6 +162,8 @@ class Slots:
             "slot": str(root.parent),
         }
         (folder / ORDERS).write_text(json.dumps(orders), encoding="utf-8")
+        if place is not None:
+            place(root / LIVE)
 
 
 def clear_away(machine_id: str, folder: Path, root: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,15 +18,25 @@ pytestmark = [pytest.mark.conformance, pytest.mark.asyncio(loop_scope="module")]
 
 
 def runsc_that(tmp_path: Path, does: str) -> str:
-    """A `runsc` of the right version, whose `run` does something else."""
+    """A `runsc` of the right version, whose containers do something else."""
     program = tmp_path / "runsc"
-    program.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec echo "runsc version release-20990101.0"\n{does}\n')
+    program.write_text(
+        f"""#!/bin/sh
+        [ "$1" = --version ] && exec echo "runsc version release-20990101.0"
+        case "$*" in
+            *" create "*) exec 3<&0; (exec <&3 3<&-; {does}) & echo $! > pid; {"wait $!" if "exit 1" in does else ""} ;;
+        esac
+        """
+    )
     program.chmod(0o755)
     return str(program)
 
 
-def broken(driver: GvisorDriver, runsc: str) -> GvisorDriver:
-    return GvisorDriver(driver.storage, volumes=driver.volumes, runsc=runsc, start_seconds=2)
+@asynccontextmanager
+async def broken(driver: GvisorDriver, runsc: str) -> AsyncIterator[GvisorDriver]:
+    made = GvisorDriver(driver.storage, volumes=driver.volumes, runsc=runsc, start_seconds=2)
+    yield made
+    await made.close()
 
 
 def assert_nothing_left(driver: GvisorDriver, sandbox_id: str, groups: set[str]) -> None:
@@ -55,8 +67,9 @@ async def test_a_machine_that_does_not_come_up(
 ) -> None:
     spec = new_sandbox()
     groups = cgroups.names()
-    with pytest.raises(MachineUnavailable) as raised:
-        await broken(driver, runsc_that(tmp_path, does)).start(spec)
+    async with broken(driver, runsc_that(tmp_path, does)) as that:
+        with pytest.raises(MachineUnavailable) as raised:
+            await that.start(spec)
     assert "hourglass doctor" in str(raised.value)
     assert said in str(raised.value)
     assert_nothing_left(driver, spec.sandbox_id, groups)
@@ -69,8 +82,9 @@ async def test_files_that_were_there_survive_a_failed_start(
     machine = await driver.start(spec)
     await machine.guest.write_file("/workspace/file", b"kept")
     await machine.kill()
-    with pytest.raises(MachineUnavailable):
-        await broken(driver, runsc_that(tmp_path, "exit 1")).start(spec)
+    async with broken(driver, runsc_that(tmp_path, "exit 1")) as that:
+        with pytest.raises(MachineUnavailable):
+            await that.start(spec)
     again = await driver.start(spec)
     assert await again.guest.read_file("/workspace/file", max_bytes=100) == b"kept"
     await again.kill()

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from actors.guest.frames import DATA, HELLO, MAX_PAYLOAD, PING, PONG, Decoder, Frame, encode
-from actors.machines import supervisor
+from actors.machines import relay
 from actors.machines.folder import MachineFolder, MachineRecord
 from actors.machines.launch import Nursery, end_machine
 from actors.machines.mounts import CommandFailed
@@ -256,7 +256,7 @@ def test_standard_error_is_kept_within_bounds(start: Start) -> None:
     assert host.receive() == (PONG, 1, b"noise")
     host.send(encode(PING, 1, b"exit"))
     machine.wait()
-    assert (machine.folder.path / "stderr.log").stat().st_size == supervisor.STDERR_BYTES
+    assert (machine.folder.path / "stderr.log").stat().st_size == relay.STDERR_BYTES
     assert set(machine.folder.last_words()) == {"x"}
     host.close()
 
