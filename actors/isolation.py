@@ -172,8 +172,9 @@ class LocalActors:
     async def close(self) -> None:
         """See `Actors`."""
         await self._client.close()
+        await self._driver.close()
 
 
 def local_actors(placement: Placement, journal: Journal) -> Actors:
     """For `Host`: entities in its own process."""
-    return LocalActors(placement, journal, make_driver(placement.settings))
+    return LocalActors(placement, journal, make_driver(placement.settings, waiting=2))

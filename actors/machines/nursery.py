@@ -64,7 +64,13 @@ def child(request: dict[str, object], line: socket.socket) -> None:
         line.sendall(json.dumps(run([str(part) for part in command])).encode() + b"\n")
     else:
         os.chdir(str(request["supervise"]))
-        supervisor.main(line)
+        try:
+            supervisor.main(line)
+        except BaseException:
+            # The machine's folder is where somebody will look for the reason.
+            with open("supervisor.log", "w", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
+            raise
 
 
 def serve(host: socket.socket) -> None:
@@ -88,10 +94,6 @@ def serve(host: socket.socket) -> None:
             os.setsid()
             child(json.loads(data), line)
             status = 0
-        except BaseException:
-            # The machine's folder is where somebody will look for the reason.
-            with open("supervisor.log", "w", encoding="utf-8") as log:
-                traceback.print_exc(file=log)
         finally:
             # Never back into the loop above, whatever went wrong.
             os._exit(status)

@@ -16,10 +16,10 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from actors.machines.bundle import oci_config
+from actors.machines.bundle import LIVE, make_root, oci_config
 from actors.machines.guest import connect
-from actors.machines.protocol import MachineSpec
 from actors.machines.runsc import find_runsc
+from actors.machines.slots import remove_root
 from actors.machines.volumes import open_volumes
 from actors.template.build import ensure_agent
 from events.types import Limits
@@ -118,12 +118,14 @@ async def _plain_runsc(folder: Path) -> float:
     volumes.prepare()
     sandbox_id, machine_id = f"bench-{secrets.token_hex(6)}", f"hg-{secrets.token_hex(8)}"
     limits = Limits()
-    root = volumes.templates / ensure_agent(volumes, _TEMPLATE).root
-    tree = volumes.ensure(sandbox_id, root, limits.disk_bytes)
+    agent_root = volumes.templates / ensure_agent(volumes, _TEMPLATE).root
+    volumes.ensure(sandbox_id, agent_root, limits.disk_bytes)
     bundle, state = folder / machine_id, folder / "runsc"
     bundle.mkdir()
-    spec = MachineSpec(sandbox_id, _TEMPLATE, limits)
-    config = oci_config(spec, machine_id=machine_id, rootfs=tree, agent_root=root)
+    root = volumes.slots / machine_id / "root"
+    make_root(root)
+    volumes.place(sandbox_id, root / LIVE)
+    config = oci_config(limits, machine_id=machine_id, root=root, agent_root=agent_root)
     (bundle / "config.json").write_text(json.dumps(config))
     runsc = find_runsc()
     began = time.perf_counter()
@@ -144,6 +146,7 @@ async def _plain_runsc(folder: Path) -> float:
         await process.wait()
         await _end(runsc.command(state, "delete", "--force", machine_id))
         volumes.remove(sandbox_id)
+        remove_root(root)
     return took
 
 
