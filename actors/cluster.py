@@ -48,7 +48,7 @@ class NoDashboard(HourglassError):
     next_step = "Install it: pip install 'hourglass-agents[cluster]'; or leave out --dashboard."
 
 
-_CONTROLLER_NICE = -10
+_NICE = -10
 
 _HOST_OPTIONS: dict[str, Any] = {
     "num_cpus": 0,
@@ -70,6 +70,18 @@ def prepare_process() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for chatty in ("httpx", "httpx2", "anthropic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def go_first() -> None:
+    """Put this process before whatever the sandboxes do: claims and heartbeats wait for nothing on a busy node.
+
+    Each thread has a priority of its own on Linux, and Ray runs an actor's loop in another one than its constructor.
+    Not to be had without the right, and not needed then. What machines are made of does not inherit it: the nursery
+    gives it up.
+    """
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, int(thread), _NICE)
 
 
 def start_ray(settings: Settings, *, dashboard: bool = False) -> None:
@@ -103,6 +115,7 @@ class HostActor(Host):
 
     def __init__(self, settings: Settings, node: str) -> None:
         prepare_process()
+        go_first()
         if settings.isolation == "process":
             from actors.processes import process_actors  # its actors hold handles of this one
 
@@ -171,9 +184,7 @@ class ControllerActor:
 
     def __init__(self, settings: Settings, environment_key: str) -> None:
         prepare_process()
-        # Heartbeats go before whatever the sandboxes do. Not to be had without the right, and not needed then.
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, _CONTROLLER_NICE)
+        go_first()
         self._settings = settings
         # By name: a handle among a constructor's arguments may be gone when Ray runs it again.
         self._host = RayHost(ray.get_actor(host_name(settings)))

@@ -8,7 +8,6 @@ claims by the host that replaces it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
@@ -35,10 +34,12 @@ SWEEP_GRACE_S = 15.0
 """An item that was acknowledged this long ago and never had a heartbeat is nobody's (contract §18.1)."""
 _SWEEP_EVERY_S = 60.0
 _HOST_PAUSE_S = 0.5
-_CLAIMS_AT_ONCE = 4
+_CLAIMS_AT_ONCE = 2
 """More would wait for each other with the item in hand; in the queue, an item waits at no risk."""
 _CLAIMS_FIRST_S = 1.0
-"""How long a session waits for the claims in hand: a queue that answers slowly must not hold up what is claimed."""
+"""How long a session waits for other claims: a queue that gives more and more must not hold up what is claimed."""
+_CROWD_S = 0.1
+"""Items that come within this time of each other are a crowd."""
 
 
 class HostHandle(Protocol):
@@ -88,6 +89,8 @@ class _Served:
     claim: Claim
     tokens: list[str] = field(repr=False)
     lease: Lease
+    alone: bool = True
+    """Whether no other item came just before it."""
     task: asyncio.Task[None] | None = None
     claimed_at: float = field(default_factory=time.monotonic)
     heartbeat_after: float | None = None
@@ -106,8 +109,7 @@ class Controller:
         self._claims: set[asyncio.Task[None]] = set()
         self._claiming: set[str] = set()  # session ids
         self._claim_slots = asyncio.Semaphore(_CLAIMS_AT_ONCE)
-        self._none_claiming = asyncio.Event()
-        self._none_claiming.set()
+        self._last_item_at = 0.0
         self._draining = asyncio.Event()
 
     async def run(self) -> None:
@@ -169,16 +171,17 @@ class Controller:
                 self._slots.release()  # offered again while its first offer is still being claimed
                 continue
             self._claiming.add(item.data.id)
-            self._none_claiming.clear()
-            task = asyncio.create_task(self._take(item), name=f"claim {item.id}")
+            alone = time.monotonic() - self._last_item_at > _CROWD_S
+            self._last_item_at = time.monotonic()
+            task = asyncio.create_task(self._take(item, alone), name=f"claim {item.id}")
             self._claims.add(task)
             task.add_done_callback(self._claims.discard)
 
-    async def _take(self, item: BetaSelfHostedWork) -> None:
+    async def _take(self, item: BetaSelfHostedWork, alone: bool) -> None:
         """Claim one item, and see to it that it is served. Gives its slot back where it is not."""
         served = None
         try:
-            served = await self._claim(item)
+            served = await self._claim(item, alone)
         except HostGone as error:
             # Not acknowledged, or without a heartbeat yet: the queue offers it again, or the next sweep finds it.
             log.warning("not claimed, the host is being replaced work_id=%s %s", item.id, error)
@@ -188,8 +191,6 @@ class Controller:
             log.exception("claim broke work_id=%s", item.id)
         finally:
             self._claiming.discard(item.data.id)
-            if not self._claiming:
-                self._none_claiming.set()
             self._claim_slots.release()
             if served is None:
                 self._slots.release()
@@ -200,7 +201,7 @@ class Controller:
         await self._retry(self._host.bury, item.data.id)
         await self._answer_other(item)
 
-    async def _claim(self, item: BetaSelfHostedWork) -> _Served | None:
+    async def _claim(self, item: BetaSelfHostedWork, alone: bool) -> _Served | None:
         kind: str = item.data.type  # the SDK's type knows sessions alone; health checks exist (contract §4.3)
         if kind != "session":
             await self._answer_other(item)
@@ -217,7 +218,7 @@ class Controller:
         tokens = [token, self._environment_key] if token else [self._environment_key]
         lease = Lease(self._client(tokens), work_id=claim.work_id, environment_id=claim.environment_id)
         await lease.take()
-        served = _Served(claim, tokens, lease, claimed_at=began, heartbeat_after=time.monotonic() - began)
+        served = _Served(claim, tokens, lease, alone=alone, claimed_at=began, heartbeat_after=time.monotonic() - began)
         log.info("claimed session_id=%s heartbeat_after=%.3f", claim.session_id, served.heartbeat_after)
         self._serve(served)
         return served
@@ -297,18 +298,24 @@ class Controller:
             await served.lease.release()
 
     async def _serve_on_host(self, served: _Served) -> Outcome:
-        """Have the host serve it; where the host dies, the one that replaces it serves the same claim.
-
-        Claims in hand go first: of many items that arrive at once each has its heartbeat before machines take the CPU.
-        """
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._none_claiming.wait(), _CLAIMS_FIRST_S)
+        """Have the host serve it; where the host dies, the one that replaces it serves the same claim."""
+        if not served.alone:
+            await self._let_claims_pass()
         while True:
             try:
                 return await self._host.serve(served.claim, served.tokens)
             except HostGone as error:
                 log.warning("host lost, its replacement goes on session_id=%s %s", served.claim.session_id, error)
                 await asyncio.sleep(_HOST_PAUSE_S)
+
+    async def _let_claims_pass(self) -> None:
+        """Of a crowd of items each is to have its heartbeat before the machines of the others take the CPU."""
+        deadline = time.monotonic() + _CLAIMS_FIRST_S
+        while (now := time.monotonic()) < deadline:
+            quiet = self._last_item_at + _CROWD_S - now
+            if quiet <= 0 and not self._claiming:
+                return
+            await asyncio.sleep(max(quiet, 0.01))
 
     async def _retry(self, method: Any, *arguments: Any) -> None:
         """A short call to the host, repeated while the host is being replaced."""

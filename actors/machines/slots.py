@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from actors.machines.node import Node
     from events.types import Limits
 
+_REFILL_PAUSE_S = 0.3
+
 _log = logging.getLogger(__name__)
 
 
@@ -133,6 +135,8 @@ class Slots:
 
     async def _keep_full(self, kind: Kind) -> None:
         try:
+            # What the last container was taken for comes first.
+            await asyncio.sleep(_REFILL_PAUSE_S)
             while len(self._ready) < self._size:
                 await self._unasked.wait()
                 slot = await self.make(kind)

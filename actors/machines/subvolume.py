@@ -5,7 +5,7 @@ The numbers and layouts are those of `linux/btrfs.h`. All of it blocks, lets oth
 
 from __future__ import annotations
 
-import fcntl
+import ctypes
 import os
 import struct
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ _VOLUME_V1 = struct.Struct("=q4088s")
 _LIMIT = struct.Struct("=QQQQQQ")
 _READ_ONLY = 1 << 1
 _LIMIT_REFERENCED = 1 << 0
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _INODE = 256
 """Of every subvolume's root folder."""
 
@@ -72,7 +73,7 @@ def sync(path: Path) -> None:
     """Make everything of the file system that `path` is on durable."""
     folder = _open(path)
     try:
-        fcntl.ioctl(folder, _SYNC)
+        _call(folder, _SYNC, b"")
     finally:
         os.close(folder)
 
@@ -82,8 +83,11 @@ def _open(path: Path) -> int:
 
 
 def _call(fd: int, number: int, arguments: bytes) -> None:
-    # A buffer of its own: Python copies what it may not change, and refuses to copy this much.
-    fcntl.ioctl(fd, number, bytearray(arguments))
+    # Not by `fcntl.ioctl`, which keeps the interpreter to itself for arguments of this size: a snapshot commits the
+    # pool, and on a busy disk all of a host would wait for that.
+    if _LIBC.ioctl(fd, ctypes.c_ulong(number), ctypes.create_string_buffer(arguments, max(len(arguments), 1))) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _name(path: Path) -> bytes:
