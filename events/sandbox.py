@@ -7,6 +7,7 @@ allow raises `IllegalTransition`, and so does an event in a history that can't b
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import singledispatch
 
 from events.errors import IllegalTransition
@@ -16,22 +17,35 @@ from events.sandbox_commands import (
     CompleteCall,
     Crash,
     Create,
+    Fork,
+    Freeze,
     InterruptCall,
     Kill,
     Recover,
+    Resume,
+    Snapshot,
     Start,
     StartCall,
     Stop,
+    Suspend,
+    Thaw,
+    Used,
 )
 from events.sandbox_state import LIFE, TRANSITIONS, CallStatus, Phase, SandboxCall, SandboxState, evolve, fold, load
 from events.types import (
     EventData,
     SandboxCrashed,
     SandboxCreated,
+    SandboxForked,
+    SandboxFrozen,
     SandboxKilled,
     SandboxRecovered,
+    SandboxResumed,
+    SandboxSnapshotted,
     SandboxStarted,
     SandboxStopped,
+    SandboxSuspended,
+    SandboxThawed,
     ToolCallCompleted,
     ToolCallInterrupted,
     ToolCallStarted,
@@ -44,15 +58,22 @@ __all__ = [
     "CompleteCall",
     "Crash",
     "Create",
+    "Fork",
+    "Freeze",
     "InterruptCall",
     "Kill",
     "Phase",
     "Recover",
+    "Resume",
     "SandboxCall",
     "SandboxState",
+    "Snapshot",
     "Start",
     "StartCall",
     "Stop",
+    "Suspend",
+    "Thaw",
+    "Used",
     "decide",
     "evolve",
     "fold",
@@ -88,7 +109,12 @@ def _create(command: Create, state: SandboxState) -> EventData | None:
     if state.phase not in (Phase.ABSENT, Phase.KILLED) and command.session_id == state.session_id:
         return None
     return SandboxCreated(
-        session_id=command.session_id, driver=command.driver, template=command.template, limits=command.limits
+        session_id=command.session_id,
+        driver=command.driver,
+        template=command.template,
+        limits=command.limits,
+        parent=command.parent,
+        parent_version=command.parent_version,
     )
 
 
@@ -106,12 +132,65 @@ def _start(command: Start, state: SandboxState) -> EventData | None:
 
 @_decide.register
 def _stop(command: Stop, state: SandboxState) -> EventData | None:
-    return None if state.phase is Phase.STOPPED else SandboxStopped(reason=command.reason)
+    if state.phase is Phase.STOPPED:
+        return None
+    return SandboxStopped(reason=command.reason, **asdict(command.used))
 
 
 @_decide.register
 def _crash(command: Crash, state: SandboxState) -> EventData | None:
-    return None if state.phase is Phase.CRASHED else SandboxCrashed(reason=command.reason, detail=command.detail)
+    if state.phase is Phase.CRASHED:
+        return None
+    return SandboxCrashed(reason=command.reason, detail=command.detail, **asdict(command.used))
+
+
+@_decide.register
+def _freeze(command: Freeze, state: SandboxState) -> EventData | None:
+    return None if state.phase is Phase.FROZEN else SandboxFrozen(reason=command.reason, **asdict(command.used))
+
+
+@_decide.register
+def _thaw(command: Thaw, state: SandboxState) -> EventData | None:
+    return None if state.phase is Phase.RUNNING else SandboxThawed(seconds=command.seconds)
+
+
+@_decide.register
+def _snapshot(command: Snapshot, state: SandboxState) -> EventData | None:
+    if state.snapshot_id == command.snapshot_id:
+        return None
+    return SandboxSnapshotted(
+        snapshot_id=command.snapshot_id,
+        node=command.node,
+        image_bytes=command.image_bytes,
+        seconds=command.held_seconds,
+        reason=command.reason,
+    )
+
+
+@_decide.register
+def _suspend(command: Suspend, state: SandboxState) -> EventData | None:
+    if state.phase is Phase.SUSPENDED:
+        return None
+    if command.reason != "fork" and state.snapshot_id != command.snapshot_id:
+        raise _illegal(state, command, f"its last snapshot is {state.snapshot_id or 'none'}, not {command.snapshot_id}")
+    return SandboxSuspended(
+        reason=command.reason, snapshot_id=command.snapshot_id, seconds=command.seconds, **asdict(command.used)
+    )
+
+
+@_decide.register
+def _resume(command: Resume, state: SandboxState) -> EventData | None:
+    if state.phase is Phase.RUNNING and command.machine_id == state.machine_id:
+        return None
+    return SandboxResumed(
+        machine_id=command.machine_id, node=command.node, snapshot_id=command.snapshot_id, seconds=command.seconds
+    )
+
+
+@_decide.register
+def _fork(command: Fork, state: SandboxState) -> EventData | None:
+    del state  # each child is an event of its own
+    return SandboxForked(child=command.child, snapshot_id=command.snapshot_id)
 
 
 @_decide.register
@@ -130,7 +209,9 @@ def _recover(command: Recover, state: SandboxState) -> EventData | None:
 
 @_decide.register
 def _kill(command: Kill, state: SandboxState) -> EventData | None:
-    return None if state.phase is Phase.KILLED else SandboxKilled(reason=command.reason)
+    if state.phase is Phase.KILLED:
+        return None
+    return SandboxKilled(reason=command.reason, **asdict(command.used))
 
 
 @_decide.register

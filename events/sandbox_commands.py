@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -10,14 +10,24 @@ if TYPE_CHECKING:
     from events.sandbox_types import Limits
 
 
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a machine has used since it was started or resumed; None where nobody counted."""
+
+    cpu_seconds: float | None = None
+    memory_high_bytes: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Create:
-    """A sandbox for a session, without a machine yet."""
+    """A sandbox for a session, without a machine yet; with a parent, a fork of that one at that version."""
 
     session_id: str
     driver: str
     template: str
     limits: Limits
+    parent: str = ""
+    parent_version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +45,7 @@ class Stop:
     """The machine was ended on purpose."""
 
     reason: Literal["shutdown", "requested"]
+    used: Used = field(default_factory=Used)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +54,61 @@ class Crash:
 
     reason: Literal["out_of_memory", "exited", "lost", "protocol_violation", "unresponsive"]
     detail: str = ""
+    used: Used = field(default_factory=Used)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freeze:
+    """The machine gets no CPU any more."""
+
+    reason: Literal["idle", "requested", "call"]
+    used: Used = field(default_factory=Used)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thaw:
+    """The frozen machine runs again."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Image and file tree were taken."""
+
+    snapshot_id: str
+    node: str
+    image_bytes: int
+    held_seconds: float
+    reason: Literal["turn", "call", "every", "requested", "fork", "suspend"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspend:
+    """The machine is in a snapshot that was recorded, and about to end."""
+
+    reason: Literal["idle", "shutdown", "requested", "pressure", "fork"]
+    snapshot_id: str
+    seconds: float = 0.0
+    used: Used = field(default_factory=Used)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """A machine goes on where the suspended one stopped."""
+
+    machine_id: str
+    node: str
+    snapshot_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fork:
+    """Another sandbox is made from a snapshot of this one."""
+
+    child: str
+    snapshot_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +125,8 @@ class Recover:
 class Kill:
     """Machine and files are gone."""
 
-    reason: Literal["session_over", "requested"]
+    reason: Literal["session_over", "requested", "not_kept", "replaced"]
+    used: Used = field(default_factory=Used)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,4 +158,20 @@ class InterruptCall:
     content: tuple[JsonObject, ...] = ()
 
 
-Command = Create | Start | Stop | Crash | Recover | Kill | StartCall | CompleteCall | InterruptCall
+Command = (
+    Create
+    | Start
+    | Stop
+    | Crash
+    | Recover
+    | Freeze
+    | Thaw
+    | Snapshot
+    | Suspend
+    | Resume
+    | Fork
+    | Kill
+    | StartCall
+    | CompleteCall
+    | InterruptCall
+)

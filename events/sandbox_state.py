@@ -25,7 +25,9 @@ if TYPE_CHECKING:
         SandboxCreated,
         SandboxRecovered,
         SandboxResumed,
+        SandboxSnapshotted,
         SandboxStarted,
+        SandboxSuspended,
         ToolCallCompleted,
         ToolCallInterrupted,
         ToolCallStarted,
@@ -61,13 +63,15 @@ TRANSITIONS: Mapping[str, Mapping[Phase, Phase]] = {
     "sandbox.created": {Phase.ABSENT: Phase.CREATED},
     "sandbox.branched": {Phase.ABSENT: Phase.CREATED},
     "sandbox.started": dict.fromkeys((Phase.CREATED, Phase.STOPPED), Phase.RUNNING),
-    "sandbox.stopped": dict.fromkeys(_ALIVE, Phase.STOPPED),
+    # From suspended: its memory is given up on purpose, the files stay.
+    "sandbox.stopped": dict.fromkeys((*_ALIVE, Phase.SUSPENDED), Phase.STOPPED),
     "sandbox.crashed": dict.fromkeys(_ALIVE, Phase.CRASHED),
     # From running: the machine outlived the host that knew it.
     "sandbox.recovered": dict.fromkeys((*_ALIVE, Phase.CRASHED), Phase.RUNNING),
     "sandbox.frozen": {Phase.RUNNING: Phase.FROZEN},
     "sandbox.thawed": {Phase.FROZEN: Phase.RUNNING},
-    "sandbox.suspended": dict.fromkeys(_ALIVE, Phase.SUSPENDED),
+    # From created: a fork, whose memory is its parent's snapshot.
+    "sandbox.suspended": dict.fromkeys((*_ALIVE, Phase.CREATED), Phase.SUSPENDED),
     "sandbox.resumed": {Phase.SUSPENDED: Phase.RUNNING},
     "sandbox.killed": dict.fromkeys(_NOT_KILLED, Phase.KILLED),
     "tool_call.started": {Phase.RUNNING: Phase.RUNNING},
@@ -133,6 +137,10 @@ class SandboxState:
     """The machine was restarted on its files alone, and the agent has not been told by an interrupted call."""
     version: int = 0
     """How many events were folded: the version of the stream's last one."""
+    snapshot_id: str = ""
+    """The last snapshot of it, or the one that it began with; "" where there is none."""
+    parent: str = ""
+    """Of a fork: the sandbox that it was made from."""
 
     @property
     def stream(self) -> str:
@@ -148,7 +156,19 @@ class SandboxState:
 class _Draft:
     """A mutable twin of `SandboxState`."""
 
-    __slots__ = ("calls", "known", "machine_id", "memory_lost", "node", "origin", "phase", "state", "version")
+    __slots__ = (
+        "calls",
+        "known",
+        "machine_id",
+        "memory_lost",
+        "node",
+        "origin",
+        "parent",
+        "phase",
+        "snapshot_id",
+        "state",
+        "version",
+    )
 
     def __init__(self, state: SandboxState) -> None:
         self.state = state
@@ -158,6 +178,8 @@ class _Draft:
         self.node = state.node
         self.memory_lost = state.memory_lost
         self.version = state.version
+        self.snapshot_id = state.snapshot_id
+        self.parent = state.parent
         self.known = state.calls
         self.calls: dict[str, SandboxCall] = {}
         """Those that changed."""
@@ -172,6 +194,8 @@ class _Draft:
             self.known.update(self.calls) if self.known else HashTrieMap(self.calls),
             self.memory_lost,
             self.version,
+            self.snapshot_id,
+            self.parent,
         )
 
 
@@ -181,6 +205,7 @@ _TELLING = frozenset({"machine_lost", "out_of_memory", "host_lost"})
 
 def _created(draft: _Draft, data: SandboxCreated | SandboxBranched) -> None:
     draft.origin = (data.session_id, data.driver, data.template, data.limits)
+    draft.parent = data.parent
 
 
 def _started(draft: _Draft, data: SandboxStarted) -> None:
@@ -193,6 +218,10 @@ def _recovered(draft: _Draft, data: SandboxRecovered) -> None:
     draft.machine_id = data.machine_id
     draft.node = data.node
     draft.memory_lost = draft.memory_lost or data.kept == "files"
+
+
+def _snapshot(draft: _Draft, data: SandboxSnapshotted | SandboxSuspended) -> None:
+    draft.snapshot_id = data.snapshot_id
 
 
 def _resumed(draft: _Draft, data: SandboxResumed) -> None:
@@ -240,6 +269,8 @@ LIFE = Life[SandboxState, _Draft](
         "sandbox.started": _started,
         "sandbox.recovered": _recovered,
         "sandbox.resumed": _resumed,
+        "sandbox.snapshotted": _snapshot,
+        "sandbox.suspended": _snapshot,
         "tool_call.started": _call_started,
         "tool_call.completed": _call_completed,
         "tool_call.interrupted": _call_interrupted,

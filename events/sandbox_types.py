@@ -33,6 +33,10 @@ class SandboxCreated(Payload):
     driver: str
     template: str
     limits: Limits
+    parent: str = ""
+    """Of a fork: the id of the sandbox that it was made from."""
+    parent_version: int = 0
+    """Of the parent's stream, when that was."""
 
 
 class SandboxStarted(Payload):
@@ -51,6 +55,10 @@ class SandboxStopped(Payload):
 
     type: Literal["sandbox.stopped"] = "sandbox.stopped"
     reason: Literal["shutdown", "requested"]
+    cpu_seconds: float | None = None
+    """CPU time of the machine since it was started or resumed; None where nobody counted."""
+    memory_high_bytes: int | None = None
+    """The most memory it had since then."""
 
 
 class SandboxCrashed(Payload):
@@ -59,6 +67,10 @@ class SandboxCrashed(Payload):
     type: Literal["sandbox.crashed"] = "sandbox.crashed"
     reason: Literal["out_of_memory", "exited", "lost", "protocol_violation", "unresponsive"]
     detail: str = ""
+    cpu_seconds: float | None = None
+    """CPU time of the machine since it was started or resumed; None where nobody counted."""
+    memory_high_bytes: int | None = None
+    """The most memory it had since then."""
 
 
 class SandboxRecovered(Payload):
@@ -76,7 +88,12 @@ class SandboxKilled(Payload):
     """The end: machine and files are gone."""
 
     type: Literal["sandbox.killed"] = "sandbox.killed"
-    reason: Literal["session_over", "requested"]
+    reason: Literal["session_over", "requested", "not_kept", "replaced"]
+    """`not_kept`: another fork was; `replaced`: a fork of it was kept in its place."""
+    cpu_seconds: float | None = None
+    """CPU time of the machine since it was started or resumed; None where nobody counted."""
+    memory_high_bytes: int | None = None
+    """The most memory it had since then."""
 
 
 class ToolCallStarted(Payload):

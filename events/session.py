@@ -18,6 +18,7 @@ from events.session_commands import (
     DenyToolCall,
     Fail,
     Idle,
+    KeepSandbox,
     LoseLease,
     RecordPosted,
     Release,
@@ -44,6 +45,7 @@ from events.types import (
     SessionLeaseLost,
     SessionReleased,
     SessionResultPosted,
+    SessionSandboxKept,
     SessionTerminated,
     ToolCallDenied,
     ToolCallRequested,
@@ -58,6 +60,7 @@ __all__ = [
     "DenyToolCall",
     "Fail",
     "Idle",
+    "KeepSandbox",
     "LoseLease",
     "Phase",
     "RecordPosted",
@@ -180,6 +183,15 @@ def _fail(command: Fail, state: SessionState) -> EventData | None:
     if state.phase is Phase.FAILED and state.failure == command.reason:
         return None
     return SessionFailed(reason=command.reason, detail=command.detail, next_step=command.next_step)
+
+
+@_decide.register
+def _keep(command: KeepSandbox, state: SessionState) -> EventData | None:
+    if state.open_calls:
+        raise _illegal(state, command, "a tool call of it has no posted result yet")
+    if state.sandbox_id == command.sandbox_id and not command.ended:
+        return None
+    return SessionSandboxKept(sandbox_id=command.sandbox_id, previous=command.previous, ended=list(command.ended))
 
 
 @_decide.register

@@ -102,4 +102,25 @@ class Terminate:
     reason: Literal["terminated", "deleted", "not_found"]
 
 
-Command = Claim | Attach | RequestToolCall | DenyToolCall | RecordPosted | Idle | LoseLease | Release | Fail | Terminate
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepSandbox:
+    """The session's sandbox is this one from now on; `ended` end with it."""
+
+    sandbox_id: str
+    previous: str
+    ended: tuple[str, ...]
+
+
+Command = (
+    Claim
+    | Attach
+    | KeepSandbox
+    | RequestToolCall
+    | DenyToolCall
+    | RecordPosted
+    | Idle
+    | LoseLease
+    | Release
+    | Fail
+    | Terminate
+)

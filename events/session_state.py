@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         SessionFailed,
         SessionIdled,
         SessionResultPosted,
+        SessionSandboxKept,
         ToolCallDenied,
         ToolCallRequested,
     )
@@ -58,6 +59,7 @@ TRANSITIONS: Mapping[str, Mapping[Phase, Phase]] = {
     # From anywhere, since an item that was found abandoned at start may be in any state, or in nobody's log.
     "session.released": dict.fromkeys(Phase, Phase.RELEASED) | {Phase.TERMINATED: Phase.TERMINATED},
     "session.failed": dict.fromkeys(_ANY_BUT_TERMINATED[1:], Phase.FAILED),
+    "session.sandbox_kept": {phase: phase for phase in _ANY_BUT_TERMINATED[1:]},
     "session.terminated": dict.fromkeys(Phase, Phase.TERMINATED),
 }
 """For each event type, from which phases it may happen, and where it leads: the one table of a session's life."""
@@ -181,6 +183,10 @@ def _attached(draft: _Draft, data: SessionAttached) -> None:
     draft.sandbox_id = data.sandbox_id
 
 
+def _kept(draft: _Draft, data: SessionSandboxKept) -> None:
+    draft.sandbox_id = data.sandbox_id
+
+
 def _given_up(draft: _Draft, data: Payload) -> None:
     del data
     draft.claim_id = ""
@@ -218,6 +224,7 @@ LIFE = Life[SessionState, _Draft](
         "session.lease_lost": _given_up,
         "session.released": _given_up,
         "session.failed": _failed,
+        "session.sandbox_kept": _kept,
         "session.idled": _idled,
         "tool_call.requested": _requested,
         "tool_call.denied": _denied,

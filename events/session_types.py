@@ -90,6 +90,16 @@ class SessionTerminated(Payload):
     reason: Literal["terminated", "deleted", "not_found"]
 
 
+class SessionSandboxKept(Payload):
+    """From here on the session's sandbox is this one: a fork of the one before, or that one without its forks."""
+
+    type: Literal["session.sandbox_kept"] = "session.sandbox_kept"
+    sandbox_id: str
+    previous: str
+    ended: list[str]
+    """Ids of the sandboxes that end with it, in the same transaction."""
+
+
 class ToolCallRequested(Payload):
     """The agent asked for a tool call. In the session's stream."""
 

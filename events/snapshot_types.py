@@ -1,6 +1,6 @@
 """Pauses, snapshots, forks and branches: events of the stream `sandbox-<id>`.
 
-Reserved: nothing writes them yet, and a log that has them is read.
+`sandbox.branched` is reserved: nothing writes it yet, and a log that has it is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ class SandboxFrozen(Payload):
     """The machine keeps its memory and gets no CPU."""
 
     type: Literal["sandbox.frozen"] = "sandbox.frozen"
-    reason: Literal["idle", "requested", "snapshot"]
+    reason: Literal["idle", "requested", "snapshot", "call"]
+    """`call`: until the next tool call, while the model thinks."""
+    cpu_seconds: float | None = None
+    """CPU time of the machine since it was started or resumed; None where nobody counted."""
+    memory_high_bytes: int | None = None
+    """The most memory it had since then."""
 
 
 class SandboxThawed(Payload):
@@ -29,8 +34,15 @@ class SandboxSuspended(Payload):
     """The machine is on disk, as a snapshot; no memory and no process is left of it."""
 
     type: Literal["sandbox.suspended"] = "sandbox.suspended"
-    reason: Literal["idle", "shutdown", "requested"]
+    reason: Literal["idle", "shutdown", "requested", "pressure", "fork"]
+    """`pressure`: others needed the memory or the place. `fork`: it begins so, on its parent's snapshot."""
     snapshot_id: str
+    seconds: float = 0.0
+    """From the call until the snapshot was durable."""
+    cpu_seconds: float | None = None
+    """CPU time of the machine since it was started or resumed; None where nobody counted."""
+    memory_high_bytes: int | None = None
+    """The most memory it had since then."""
 
 
 class SandboxResumed(Payload):
@@ -58,6 +70,7 @@ class SandboxSnapshotted(Payload):
     """Of the work tree, where it was computed."""
     seconds: float
     """How long the machine stood still."""
+    reason: Literal["turn", "call", "every", "requested", "fork", "suspend"] = "requested"
 
 
 class SandboxForked(Payload):

@@ -35,6 +35,7 @@ from events.session_types import (
     SessionLeaseLost,
     SessionReleased,
     SessionResultPosted,
+    SessionSandboxKept,
     SessionTerminated,
     ToolCallDenied,
     ToolCallRequested,
@@ -58,6 +59,7 @@ EventData = Annotated[
     | SessionReleased
     | SessionFailed
     | SessionTerminated
+    | SessionSandboxKept
     | ToolCallRequested
     | ToolCallDenied
     | SandboxCreated
@@ -114,6 +116,7 @@ __all__ = [
     "SessionLeaseLost",
     "SessionReleased",
     "SessionResultPosted",
+    "SessionSandboxKept",
     "SessionTerminated",
     "ToolCallCompleted",
     "ToolCallDenied",

@@ -63,6 +63,10 @@ _SAYERS: dict[type[Payload], Any] = {
         f"failed, {_words(data.reason)}: {data.detail}{f' (next: {data.next_step})' if data.next_step else ''}",
         Mood.BAD,
     ),
+    types.SessionSandboxKept: lambda data: (
+        f"kept {data.sandbox_id}, and ended {', '.join(data.ended) or 'nothing'}",
+        Mood.PLAIN,
+    ),
     types.SessionTerminated: lambda data: (f"session over, {_words(data.reason)}", Mood.PLAIN),
     types.SandboxCreated: lambda data: (
         f"sandbox created: {data.driver}, template {data.template}, {_limits(data.limits)}",

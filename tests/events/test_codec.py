@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from events.types import EventData
 
 DESIGNED = """
-session.claimed .attached .result_posted .idled .lease_lost .released .failed .terminated
+session.claimed .attached .result_posted .idled .lease_lost .released .failed .terminated .sandbox_kept
 tool_call.requested .started .completed .interrupted .denied
 sandbox.created .started .frozen .thawed .suspended .resumed .snapshotted .forked .branched .crashed .recovered .killed
 sandbox.stopped

@@ -15,14 +15,21 @@ from events.sandbox import (
     CompleteCall,
     Crash,
     Create,
+    Fork,
+    Freeze,
     InterruptCall,
     Kill,
     Phase,
     Recover,
+    Resume,
     SandboxState,
+    Snapshot,
     Start,
     StartCall,
     Stop,
+    Suspend,
+    Thaw,
+    Used,
     decide,
     evolve,
 )
@@ -58,6 +65,22 @@ def complete(tool_use_id: str = "t1") -> CompleteCall:
 
 def interrupt(tool_use_id: str = "t1") -> InterruptCall:
     return InterruptCall(tool_use_id=tool_use_id, reason="machine_lost", content=({"type": "text", "text": "gone"},))
+
+
+FREEZE = Freeze(reason="idle", used=Used(1.5, 2**20))
+THAW = Thaw(seconds=0.001)
+
+
+def snapshot(snapshot_id: str = "snap-1") -> Snapshot:
+    return Snapshot(snapshot_id=snapshot_id, node="n", image_bytes=9, held_seconds=0.1, reason="suspend")
+
+
+def suspend(snapshot_id: str = "snap-1") -> Suspend:
+    return Suspend(reason="idle", snapshot_id=snapshot_id, seconds=0.2, used=Used(1.5, 2**20))
+
+
+def resume(machine_id: str = "m2") -> Resume:
+    return Resume(machine_id=machine_id, node="n", snapshot_id="snap-1", seconds=0.1)
 
 
 def after(*commands: Command) -> SandboxState:
@@ -206,8 +229,44 @@ def test_states_travel_between_processes() -> None:
     assert pickle.loads(pickle.dumps(state)) == state
 
 
+def test_a_pause_leads_to_disk_and_back() -> None:
+    state = after(CREATE, start(), FREEZE)
+    assert state.phase is Phase.FROZEN
+    assert after(CREATE, start(), FREEZE, THAW).phase is Phase.RUNNING
+    state = after(CREATE, start(), FREEZE, snapshot(), suspend())
+    assert (state.phase, state.snapshot_id, state.memory_lost) == (Phase.SUSPENDED, "snap-1", False)
+    state = after(CREATE, start(), snapshot(), suspend(), resume())
+    assert (state.phase, state.machine_id, state.memory_lost) == (Phase.RUNNING, "m2", False)
+
+
+def test_only_what_was_recorded_as_a_snapshot_can_be_suspended_to() -> None:
+    with pytest.raises(IllegalTransition, match="its last snapshot is snap-1, not snap-2"):
+        decide(after(CREATE, start(), snapshot()), suspend("snap-2"))
+
+
+def test_memory_that_is_given_up_is_told_of() -> None:
+    state = after(CREATE, start(), snapshot(), suspend(), STOP, start("m3"))
+    assert (state.phase, state.memory_lost) == (Phase.RUNNING, True)
+
+
+def test_a_fork_begins_suspended_on_its_parents_snapshot() -> None:
+    fork = Create(session_id="s", driver="gvisor", template="base", limits=Limits(), parent="p", parent_version=7)
+    state = after(fork, Suspend(reason="fork", snapshot_id="snap-9"))
+    assert (state.phase, state.snapshot_id, state.parent) == (Phase.SUSPENDED, "snap-9", "p")
+    assert [one.type for one in decide(after(CREATE, start()), Fork(child="c", snapshot_id="snap-9"))] == [
+        "sandbox.forked"
+    ]
+
+
+def test_no_call_starts_in_a_machine_that_does_not_run() -> None:
+    for state in (after(CREATE, start(), FREEZE), after(CREATE, start(), snapshot(), suspend())):
+        with pytest.raises(IllegalTransition):
+            decide(state, call())
+
+
 IDS = st.sampled_from(["t1", "t2", "t3"])
 MACHINES = st.sampled_from(["m1", "m2"])
+SNAPSHOTS = st.sampled_from(["snap-1", "snap-2"])
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.just(CREATE),
     MACHINES.map(start),
@@ -216,6 +275,11 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
     MACHINES.map(lambda machine: recover("files", machine)),
     MACHINES.map(lambda machine: recover("memory_and_files", machine)),
     st.just(KILL),
+    st.just(FREEZE),
+    st.just(THAW),
+    SNAPSHOTS.map(snapshot),
+    SNAPSHOTS.map(suspend),
+    MACHINES.map(resume),
     IDS.map(call),
     IDS.map(complete),
     IDS.map(interrupt),
