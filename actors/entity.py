@@ -7,8 +7,9 @@ version that this actor believes in, and only then evolved. Whoever was replaced
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from events.envelope import new_events
 from events.errors import StaleEpoch, WrongExpectedVersion
@@ -102,15 +103,14 @@ class Entity(Generic[StateT, CommandT]):
         for event in await self._journal.read(self.stream, self.version):
             self._apply(event)
 
-    async def _append(self, command_id: str, commands: Sequence[CommandT], causation_id: str) -> list[Event]:
+    def _decided(self, command_id: str, commands: Sequence[CommandT], causation_id: str) -> Append:
+        """What the commands lead to; an append of nothing where it has happened already."""
         state = self.state
         decided: list[EventData] = []
         for command in commands:
             for data in self._fold.decide(state, command):
                 decided.append(data)
                 state = self._fold.evolve(state, data)
-        if not decided:
-            return []
         events = new_events(
             f"{self.stream}/{command_id}",
             decided,
@@ -118,7 +118,12 @@ class Entity(Generic[StateT, CommandT]):
             causation_id=causation_id,
             metadata=self._metadata,
         )
-        write = Append(self.stream, events, expected=self.version, epoch=self._epoch)
+        return Append(self.stream, events, expected=self.version, epoch=self._epoch)
+
+    async def _append(self, command_id: str, commands: Sequence[CommandT], causation_id: str) -> list[Event]:
+        write = self._decided(command_id, commands, causation_id)
+        if not write.events:
+            return []
         try:
             (appended,) = await self._journal.append(write)
         except StaleEpoch as error:
@@ -132,3 +137,22 @@ class Entity(Generic[StateT, CommandT]):
             return  # the first result of a repeated command
         self.state = self._fold.evolve(self.state, event.data)
         self.version = event.version
+
+
+async def execute_together(journal: Journal, command_id: str, *parts: tuple[Entity[Any, Any], Sequence[Any]]) -> None:
+    """Execute commands on several entities in one append: all of it happens, or nothing.
+
+    Raises `Replaced` where another actor writes one of them, and what `decide` and the log raise.
+    """
+    async with AsyncExitStack() as turns:
+        for entity, _ in parts:
+            await turns.enter_async_context(entity._turn)
+            await entity._catch_up()
+        writes = [entity._decided(command_id, commands, "") for entity, commands in parts]
+        try:
+            appended = await journal.append(*writes)
+        except (WrongExpectedVersion, StaleEpoch) as error:
+            raise Replaced(f"another actor writes one of these: {error}") from error
+        for (entity, _), events in zip(parts, appended, strict=True):
+            for event in events:
+                entity._apply(event)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from actors.conversation import ToolCall
+    from actors.life import FreezeReason, SuspendReason
     from actors.outcome import CallOutcome, InterruptReason
 
 
@@ -59,4 +60,28 @@ class SandboxHandle(Protocol):
 
     async def stop(self, reason: Literal["shutdown", "requested"]) -> None:
         """See `Sandbox.stop`."""
+        ...
+
+    async def rest(self, reason: FreezeReason) -> None:
+        """See `Sandbox.rest`."""
+        ...
+
+    async def suspend(self, reason: SuspendReason, force: bool = False) -> None:
+        """See `Sandbox.suspend`."""
+        ...
+
+    async def snapshot(self) -> str:
+        """See `Sandbox.snapshot`."""
+        ...
+
+    async def fork(self, count: int) -> list[str]:
+        """See `Sandbox.fork`."""
+        ...
+
+    async def forked(self) -> None:
+        """See `Sandbox.forked`."""
+        ...
+
+    async def view(self) -> dict[str, object]:
+        """See `Sandbox.view`."""
         ...

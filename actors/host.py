@@ -26,6 +26,8 @@ from actors.handle import SandboxFailed
 from actors.isolation import Placement, local_actors
 from actors.journal import LocalJournal
 from actors.machines.protocol import MachineError
+from actors.operations import Operations
+from actors.resting import Idle, available_memory, to_suspend
 from actors.session import session_entity
 from events import session as fold
 from events.errors import HourglassError
@@ -48,6 +50,7 @@ log = logging.getLogger(__name__)
 
 ReleaseReason = Literal["idle", "stop_requested", "shutdown", "abandoned", "not_served"]
 MakeActors = Callable[[Placement, "Journal"], "Actors"]
+_REST_EVERY_S = 1.0
 LostReason = Literal["precondition_failed", "no_heartbeat_succeeded", "credential_rejected"]
 
 
@@ -67,21 +70,24 @@ class Host:
     """The sessions and sandboxes of one node. Open it once, then serve claims until `close`."""
 
     def __init__(self, settings: Settings, *, node: str, make_actors: MakeActors = local_actors) -> None:
-        self._settings = settings
+        self.settings = settings
         self._node = node
         settings.home.mkdir(parents=True, exist_ok=True)
         self._log = SqliteLog(settings.home / LOG_NAME, durability=settings.durability)
-        self._journal = LocalJournal(self._log)
+        self.journal = LocalJournal(self._log)
         self._home_id = _home_id(settings.home)
         self._epoch = self._log.next_epoch("host")
-        self._metadata = {"node": node, "pid": str(os.getpid()), "version": version("hourglass-agents")}
-        placement = Placement(settings, node, self._epoch, self._metadata)
-        self._actors = make_actors(placement, self._journal)
-        self._sandboxes: dict[str, _Kept] = {}
-        self._runs: dict[str, SessionRun] = {}
+        self.metadata = {"node": node, "pid": str(os.getpid()), "version": version("hourglass-agents")}
+        placement = Placement(settings, node, self._epoch, self.metadata)
+        self.actors = make_actors(placement, self.journal)
+        self.kept: dict[str, _Kept] = {}
+        self.runs: dict[str, SessionRun] = {}
         self._cancelled: set[str] = set()
+        self._serving: dict[str, str] = {}
+        """Sandboxes in use, by claim id."""
         self._room = asyncio.Lock()
         self._recovered = False
+        self._resting: asyncio.Task[None] | None = None
 
     @property
     def epoch(self) -> int:
@@ -93,28 +99,29 @@ class Host:
         async with self._room:
             if self._recovered:
                 return
-            for sandbox_id in await self._actors.running():
-                events = await self._journal.read(f"sandbox-{sandbox_id}")
+            for sandbox_id in await self.actors.running():
+                events = await self.journal.read(f"sandbox-{sandbox_id}")
                 if not events:
                     continue  # another home's, on the same storage
                 try:
-                    handle = await self._sandbox(sandbox_id, events[0].correlation_id)
+                    handle = await self.sandbox(sandbox_id, events[0].correlation_id)
                     await handle.recover()
                 except (HourglassError, SandboxFailed, MachineError, OSError) as error:
                     # One that can't be found again must not keep the others from being served.
                     log.warning("machine not found again sandbox_id=%s %s", sandbox_id, error)
-                    await self._drop(sandbox_id)
+                    await self.drop(sandbox_id)
             self._recovered = True
+            self._resting = asyncio.create_task(self._put_to_rest(), name="resting")
 
     # --- the log, for actors in processes of their own -------------------------------------------------------------
 
     async def append(self, writes: list[Append]) -> list[list[Event]]:
         """Append for an actor that has no log of its own."""
-        return await self._journal.append(*writes)
+        return await self.journal.append(*writes)
 
     async def read(self, stream: str, after_version: int) -> list[Event]:
         """Read for an actor that has no log of its own."""
-        return await self._journal.read(stream, after_version)
+        return await self.journal.read(stream, after_version)
 
     # --- claims ----------------------------------------------------------------------------------------------------
 
@@ -161,7 +168,7 @@ class Host:
             if not stream.startswith("session-"):
                 continue
             session_id = stream.removeprefix("session-")
-            events = await self._journal.read(stream)
+            events = await self.journal.read(stream)
             held = fold.fold(fold.SessionState(session_id), events).claim_id
             attached = (one.data for one in events if isinstance(one.data, SessionAttached))
             acknowledged = {one.claim_id: one.acknowledged_at for one in attached}
@@ -185,23 +192,24 @@ class Host:
 
         Does not raise for what goes wrong with the session: that is an outcome, and recorded.
         """
-        sandbox_id = self._sandbox_id(claim.session_id)
+        sandbox_id = await self.sandbox_of(claim.session_id)
         run: SessionRun | None = None
         self._cancelled.discard(claim.claim_id)
+        self._serving[claim.claim_id] = sandbox_id
         try:
-            twin = self._runs.pop(claim.claim_id, None)
+            twin = self.runs.pop(claim.claim_id, None)
             if twin is not None:
                 # Asked twice, as after a controller died: two runs of one claim would pass for repeats of each other.
                 await twin.cancel()
             await self.recover()
             await self._make_room(sandbox_id)
-            sandbox = await self._sandbox(sandbox_id, claim.session_id)
+            sandbox = await self.sandbox(sandbox_id, claim.session_id)
             if claim.claim_id in self._cancelled:
                 return Outcome("cancelled")
-            run = self._runs[claim.claim_id] = await self._actors.session(claim, tokens, sandbox)
+            run = self.runs[claim.claim_id] = await self.actors.session(claim, tokens, sandbox)
             outcome = await run.outcome()
             if outcome.session_over:
-                await self._drop(sandbox_id)
+                await self.drop(self._serving[claim.claim_id])
             return outcome
         except Replaced as error:
             log.warning("session is served elsewhere session_id=%s %s", claim.session_id, error)
@@ -212,15 +220,16 @@ class Host:
             await self.fail(claim, "internal", f"{type(error).__name__}: {error}"[:500])
             return Outcome("failed", str(error))
         finally:
-            if run is not None and self._runs.get(claim.claim_id) is run:
-                del self._runs[claim.claim_id]
+            if run is not None and self.runs.get(claim.claim_id) is run:
+                del self.runs[claim.claim_id]
             self._cancelled.discard(claim.claim_id)
-            if sandbox_id in self._sandboxes:
-                self._sandboxes[sandbox_id].used_at = time.monotonic()
+            sandbox_id = self._serving.pop(claim.claim_id, sandbox_id)
+            if sandbox_id in self.kept:
+                self.kept[sandbox_id].used_at = time.monotonic()
 
     async def cancel(self, claim_id: str) -> None:
         """Stop serving a claim now; returns when nothing of it runs but a tool call in the machine."""
-        run = self._runs.get(claim_id)
+        run = self.runs.get(claim_id)
         if run is not None:
             await run.cancel()
         else:
@@ -228,13 +237,13 @@ class Host:
 
     async def drain(self) -> None:
         """Start no further tool call; each `serve` returns once the call that runs is posted."""
-        await asyncio.gather(*(run.drain() for run in list(self._runs.values())))
+        await asyncio.gather(*(run.drain() for run in list(self.runs.values())))
 
     # --- sandboxes -------------------------------------------------------------------------------------------------
 
     async def read_file(self, session_id: str, path: str, max_bytes: int) -> bytes:
         """A file of a session's sandbox. Raises `SandboxFailed`, and `OSError` with the guest's reason."""
-        sandbox = await self._sandbox(self._sandbox_id(session_id), session_id)
+        sandbox = await self.sandbox(await self.sandbox_of(session_id), session_id)
         return await sandbox.read_file(path, max_bytes)
 
     async def status(self) -> dict[str, Any]:
@@ -242,73 +251,150 @@ class Host:
         return {
             "node": self._node,
             "epoch": self._epoch,
-            "sessions": len(self._runs),
-            "sandboxes": len(self._sandboxes),
+            "sessions": len(self.runs),
+            "sandboxes": len(self.kept),
         }
 
     async def close(self) -> None:
-        """Stop every machine, keep their files, and close the log."""
-        for kept in list(self._sandboxes.values()):
-            try:
-                await kept.handle.stop("shutdown")
-            except Exception:
-                # One machine that can't be stopped must not keep the others from it; the next start finds it.
-                log.exception("sandbox not stopped sandbox_id=%s", kept.handle.sandbox_id)
-            await kept.handle.release()
-        await self._actors.close()
+        """Suspend every machine, and close the log."""
+        if self._resting is not None:
+            self._resting.cancel()
+        bounded = asyncio.Semaphore(os.cpu_count() or 1)
+
+        async def close(handle: SandboxHandle) -> None:
+            async with bounded:
+                await self._close_one(handle)
+
+        await asyncio.gather(*(close(kept.handle) for kept in list(self.kept.values())))
+        await self.actors.close()
         self._log.close()
+
+    async def _close_one(self, handle: SandboxHandle) -> None:
+        try:
+            await self._lay_down(handle, "shutdown")
+        except Exception:
+            # One machine that can't be stopped must not keep the others from it; the next start finds it.
+            log.exception("sandbox not stopped sandbox_id=%s", handle.sandbox_id)
+        await handle.release()
+
+    async def _lay_down(self, handle: SandboxHandle, reason: Literal["idle", "shutdown", "pressure"]) -> None:
+        """Put a sandbox to disk; where that can't be, keep its files."""
+        view = await handle.view()
+        if view["phase"] not in ("running", "frozen"):
+            return
+        try:
+            await handle.suspend(reason)
+        except SandboxFailed as error:
+            log.warning("not suspended, stopped sandbox_id=%s %s", handle.sandbox_id, error)
+            await handle.stop("shutdown" if reason == "shutdown" else "requested")
+
+    async def _put_to_rest(self) -> None:
+        """Again and again: what nobody uses goes to disk."""
+        while True:
+            await asyncio.sleep(_REST_EVERY_S)
+            try:
+                await self._rest_once()
+            except Exception:
+                # A bug here must not keep the node's memory for good, nor end the host.
+                log.exception("sandboxes could not be put to rest")
+
+    async def _rest_once(self) -> None:
+        settings, now = self.settings, time.monotonic()
+        busy = self._busy()
+        kept = [one for sandbox_id, one in self.kept.items() if sandbox_id not in busy]
+        views = [(one, await one.handle.view()) for one in kept if not one.handle.gone]
+        idle = [
+            Idle(one.handle.sandbox_id, now - one.used_at, int(str(view["memory_bytes"] or 0)))
+            for one, view in views
+            if view["phase"] in ("running", "frozen") and not view["busy"]
+        ]
+        chosen = to_suspend(
+            idle,
+            suspend_after=settings.suspend_after,
+            available_bytes=available_memory(),
+            reserve_bytes=settings.memory_reserve_bytes,
+        )
+        for sandbox_id, reason in chosen:
+            async with self._room:
+                if sandbox_id in self.kept and sandbox_id not in self._busy():
+                    await self._lay_down(self.kept[sandbox_id].handle, reason)
+                    await self.drop(sandbox_id)
+
+    def _busy(self) -> set[str]:
+        """Sandboxes of sessions that are served, or about to be."""
+        return set(self._serving.values())
+
+    async def sandbox_of(self, session_id: str) -> str:
+        """The session's sandbox: the one that was kept, or the first that it has."""
+        state = fold.fold(fold.SessionState(session_id), await self.journal.read(f"session-{session_id}"))
+        return state.sandbox_id or self._sandbox_id(session_id)
 
     def _sandbox_id(self, session_id: str) -> str:
         """The same for the same session in the same home, for ever; no two homes share one on a storage."""
         return "sbx-" + hashlib.sha256(f"{self._home_id}/{session_id}".encode()).hexdigest()[:16]
 
-    async def _sandbox(self, sandbox_id: str, session_id: str) -> SandboxHandle:
-        kept = self._sandboxes.get(sandbox_id)
+    async def sandbox(self, sandbox_id: str, session_id: str) -> SandboxHandle:
+        """The handle of a sandbox, which is made where this host does not hold it."""
+        kept = self.kept.get(sandbox_id)
         if kept is not None and kept.handle.gone:
-            await self._drop(sandbox_id)
+            await self.drop(sandbox_id)
             kept = None
         if kept is None:
-            handle = await self._actors.sandbox(sandbox_id, session_id)
-            kept = self._sandboxes.setdefault(sandbox_id, _Kept(handle, time.monotonic()))
+            handle = await self.actors.sandbox(sandbox_id, session_id)
+            kept = self.kept.setdefault(sandbox_id, _Kept(handle, time.monotonic()))
         return kept.handle
 
-    async def _drop(self, sandbox_id: str) -> None:
+    async def drop(self, sandbox_id: str) -> None:
         """Let go of a sandbox's actor; the machine, if there is one, runs on."""
-        kept = self._sandboxes.pop(sandbox_id, None)
+        kept = self.kept.pop(sandbox_id, None)
         if kept is not None:
             await kept.handle.release()
 
+    def streams(self) -> list[str]:
+        """Names of all streams of the log."""
+        return self._log.streams()
+
+    def serves(self, claim_id: str, sandbox_id: str) -> None:
+        """A claim is served in another sandbox from now on."""
+        if claim_id in self._serving:
+            self._serving[claim_id] = sandbox_id
+
+    async def operate(self, operation: str, *arguments: Any) -> Any:
+        """One of `Operations`, by name."""
+        return await getattr(Operations(self), operation)(*arguments)
+
     async def bury(self, session_id: str) -> None:
         """See to it that a session that is over has no sandbox: whoever ended it may have died on the way."""
-        sandbox_id = self._sandbox_id(session_id)
-        await (await self._sandbox(sandbox_id, session_id)).kill("session_over")
-        await self._drop(sandbox_id)
+        sandbox_id = await self.sandbox_of(session_id)
+        await (await self.sandbox(sandbox_id, session_id)).kill("session_over")
+        await self.drop(sandbox_id)
 
     async def _make_room(self, sandbox_id: str) -> None:
-        """Stop the machine that was used least recently where this node runs as many as it may. Files are kept."""
+        """Suspend the machine that was used least recently where this node runs as many as it may."""
         async with self._room:
-            if sandbox_id in self._sandboxes:
+            if sandbox_id in self.kept:
                 return
-            busy = {self._sandbox_id(run.claim.session_id) for run in self._runs.values()}
+            busy = self._busy()
             idle = sorted(
-                (kept for kept_id, kept in self._sandboxes.items() if kept_id not in busy),
+                (kept for kept_id, kept in self.kept.items() if kept_id not in busy),
                 key=lambda kept: kept.used_at,
             )
-            while len(self._sandboxes) >= self._settings.max_sandboxes and idle:
+            while len(self.kept) >= self.settings.max_sandboxes and idle:
                 kept = idle.pop(0)
                 try:
-                    await kept.handle.stop("requested")
+                    await self._lay_down(kept.handle, "pressure")
                 except (HourglassError, SandboxFailed, MachineError) as error:
                     log.warning("machine not stopped sandbox_id=%s %s", kept.handle.sandbox_id, error)
-                await self._drop(kept.handle.sandbox_id)
+                await self.drop(kept.handle.sandbox_id)
 
     # --- records ---------------------------------------------------------------------------------------------------
 
-    def _session(self, session_id: str) -> SessionEntity:
-        return session_entity(session_id, self._journal, epoch=self._epoch, metadata=self._metadata)
+    def session(self, session_id: str) -> SessionEntity:
+        """A session's stream and state, not loaded yet."""
+        return session_entity(session_id, self.journal, epoch=self._epoch, metadata=self.metadata)
 
     async def _record(self, session_id: str, command_id: str, command: fold.Command) -> None:
-        entity = self._session(session_id)
+        entity = self.session(session_id)
         await entity.load()
         await entity.execute(command_id, command)
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from actors.api import as_bearer, connect
 from actors.claim import Outcome
+from actors.life import SandboxContext
 from actors.machines.drivers import make_driver
-from actors.sandbox import Sandbox, SandboxContext
+from actors.sandbox import Sandbox
 from actors.session import Session
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from actors.claim import Claim
     from actors.handle import SandboxHandle
     from actors.journal import Journal
+    from actors.keeping import Choice
     from actors.machines.protocol import Driver
     from actors.settings import Settings
 
@@ -56,6 +58,10 @@ class SessionRun(Protocol):
         """Let it end after the call that runs."""
         ...
 
+    async def keep(self, choice: Choice, sandbox: SandboxHandle) -> None:
+        """See `Session.keep`."""
+        ...
+
 
 class Actors(Protocol):
     """Makes sessions and sandboxes for a host."""
@@ -70,6 +76,10 @@ class Actors(Protocol):
 
     async def running(self) -> list[str]:
         """Ids of the sandboxes that have a machine on this node."""
+        ...
+
+    async def remove(self, sandbox_id: str) -> None:
+        """End the machine of a sandbox that is over and remove its files. Raises `MachineError`."""
         ...
 
     async def close(self) -> None:
@@ -90,6 +100,7 @@ def sandbox_context(placement: Placement, journal: Journal, driver: Driver) -> S
         limits=settings.limits,
         start_slots=asyncio.Semaphore(max(1, os.cpu_count() or 1)),
         metadata=placement.metadata,
+        freeze=settings.freeze,
     )
 
 
@@ -138,6 +149,10 @@ class LocalRun:
         """See `SessionRun`."""
         self._session.drain()
 
+    async def keep(self, choice: Choice, sandbox: SandboxHandle) -> None:
+        """See `SessionRun`."""
+        await self._session.keep(choice, sandbox)
+
 
 class LocalActors:
     """`isolation = "host"`: entities in the host's own process."""
@@ -169,12 +184,26 @@ class LocalActors:
         """See `Actors`."""
         return await self._driver.running()
 
+    async def remove(self, sandbox_id: str) -> None:
+        """See `Actors`."""
+        await remove(self._driver, sandbox_id)
+
     async def close(self) -> None:
         """See `Actors`."""
         await self._client.close()
         await self._driver.close()
 
 
+async def remove(driver: Driver, sandbox_id: str) -> None:
+    """Remove what there is of a sandbox that is over: machine, files, snapshots. Raises `MachineError`."""
+    await driver.remove(sandbox_id)
+    for one in await driver.snapshots():
+        if one.sandbox_id == sandbox_id:
+            await driver.drop_snapshot(one.snapshot_id)
+
+
 def local_actors(placement: Placement, journal: Journal) -> Actors:
     """For `Host`: entities in its own process."""
-    return LocalActors(placement, journal, make_driver(placement.settings, waiting=2))
+    return LocalActors(
+        placement, journal, make_driver(placement.settings, waiting=placement.settings.waiting_containers)
+    )

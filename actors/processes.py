@@ -17,7 +17,7 @@ from actors.api import connect
 from actors.claim import Outcome
 from actors.cluster import prepare_process
 from actors.handle import SandboxFailed
-from actors.isolation import make_session, sandbox_context
+from actors.isolation import make_session, remove, sandbox_context
 from actors.journal import RemoteJournal
 from actors.machines.drivers import make_driver
 from actors.sandbox import Sandbox
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from actors.handle import SandboxHandle
     from actors.isolation import Actors, Placement, SessionRun
     from actors.journal import Journal
+    from actors.keeping import Choice
+    from actors.life import FreezeReason, SuspendReason
     from actors.outcome import CallOutcome, InterruptReason
     from actors.session import Session
 
@@ -109,6 +111,33 @@ class RemoteSandbox:
         """See `Sandbox`."""
         await self._call("stop", reason)
 
+    async def rest(self, reason: FreezeReason) -> None:
+        """See `Sandbox`."""
+        await self._call("rest", reason)
+
+    async def suspend(self, reason: SuspendReason, force: bool = False) -> None:
+        """See `Sandbox`."""
+        await self._call("suspend", reason, force)
+
+    async def snapshot(self) -> str:
+        """See `Sandbox`."""
+        snapshot_id: str = await self._call("snapshot")
+        return snapshot_id
+
+    async def fork(self, count: int) -> list[str]:
+        """See `Sandbox`."""
+        children: list[str] = await self._call("fork", count)
+        return children
+
+    async def forked(self) -> None:
+        """See `Sandbox`."""
+        await self._call("forked")
+
+    async def view(self) -> dict[str, object]:
+        """See `Sandbox`."""
+        shown: dict[str, object] = await self._call("view")
+        return shown
+
     async def recover(self) -> None:
         """See `Sandbox`."""
         await self._call("recover")
@@ -150,6 +179,11 @@ class SessionActor:
         if self._session is not None:
             self._session.drain()
 
+    async def keep(self, choice: Choice, sandbox: SandboxHandle) -> None:
+        """See `Session`."""
+        if self._session is not None:
+            await self._session.keep(choice, sandbox)
+
 
 class RemoteRun:
     """A `SessionRun` on a `SessionActor`."""
@@ -178,6 +212,10 @@ class RemoteRun:
     async def drain(self) -> None:
         """See `SessionRun`."""
         await self._actor.drain.remote()
+
+    async def keep(self, choice: Choice, sandbox: SandboxHandle) -> None:
+        """See `SessionRun`."""
+        await self._actor.keep.remote(choice, sandbox)
 
 
 class ProcessActors:
@@ -210,6 +248,10 @@ class ProcessActors:
     async def running(self) -> list[str]:
         """See `Actors`."""
         return await self._driver.running()
+
+    async def remove(self, sandbox_id: str) -> None:
+        """See `Actors`."""
+        await remove(self._driver, sandbox_id)
 
     async def close(self) -> None:
         """See `Actors`."""

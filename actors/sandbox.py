@@ -10,18 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 
-from actors.entity import Entity, Fold
 from actors.handle import SandboxFailed
-from actors.machines.protocol import (
-    EndReason,
-    MachineEnd,
-    MachineError,
-    MachineGone,
-    MachineSpec,
-)
+from actors.life import Life
+from actors.machines.protocol import EndReason, MachineEnd, MachineError, MachineGone
 from actors.outcome import (
     MEMORY_LOST,
     CallOutcome,
@@ -35,37 +29,17 @@ from actors.spool import Spool, spool_path
 from events import sandbox as fold
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Mapping
 
     from actors.conversation import ToolCall
-    from actors.journal import Journal
-    from actors.machines.protocol import Driver, Machine, ToolResult
-    from events.types import JsonObject, Limits
+    from actors.life import FreezeReason, SandboxContext, SuspendReason
+    from actors.machines.protocol import Machine, ToolResult
+    from events.types import JsonObject
 
 log = logging.getLogger(__name__)
 
 _END_WAIT_S = 10.0
 """How long a machine whose stream broke has to show why it ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxContext:
-    """What the sandboxes of one host share."""
-
-    driver: Driver
-    journal: Journal
-    home: Path
-    node: str
-    epoch: int
-    template: str
-    limits: Limits
-    start_slots: asyncio.Semaphore
-    """How many machines start at once: more would only slow each other down."""
-    metadata: Mapping[str, str]
-
-
-_FOLD: Fold[fold.SandboxState, fold.Command] = Fold(fold.decide, fold.evolve)
 
 
 class Sandbox:
@@ -75,31 +49,18 @@ class Sandbox:
         self.sandbox_id = sandbox_id
         self._session_id = session_id
         self._context = context
-        state = fold.SandboxState(sandbox_id)
-        self._entity = Entity(
-            state.stream,
-            state,
-            _FOLD,
-            context.journal,
-            epoch=context.epoch,
-            correlation_id=session_id,
-            metadata=context.metadata,
-        )
-        self._machine: Machine | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._machine_turn = asyncio.Lock()
+        self._entity = context.entity(sandbox_id, session_id)
         self._call_turn = asyncio.Lock()
+        self._life = Life(self._entity, context, self._call_turn.locked)
         self._interrupts: dict[str, InterruptReason] = {}
+        self._transfers = 0
+        self._no_transfer = asyncio.Event()
+        self._no_transfer.set()
 
     @property
     def state(self) -> fold.SandboxState:
         """The folded state."""
         return self._entity.state
-
-    @property
-    def _limits(self) -> Limits:
-        """As they were when the sandbox was made: a changed setting is for new sandboxes."""
-        return self.state.limits or self._context.limits
 
     async def load(self) -> None:
         """Fold the stream; make the sandbox known where it is new."""
@@ -115,147 +76,96 @@ class Sandbox:
                 ),
             )
 
-    # --- machine ------------------------------------------------------------------------------------------------
-
-    async def start(self) -> None:
-        """See to it that a machine runs: the one that is there, one found again, or a new one on the kept files.
-
-        Raises `SandboxFailed` where none can be started, or where the sandbox was killed.
-        """
-        async with self._machine_turn:
-            if self._machine is not None:
-                return
-            if self.state.phase is fold.Phase.KILLED:
-                raise SandboxFailed(f"sandbox {self.sandbox_id} was killed; its session needs a new one")
-            began = time.monotonic()
-            if self.state.phase is fold.Phase.RUNNING:
-                await self._adopt(began)
-            if self._machine is None:
-                await self._start_new(began)
-
     @property
     def gone(self) -> bool:
         """Never: it lives in this process."""
         return False
 
+    # --- machine ------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """See to it that a machine runs: the one that is there, thawed or found again, one resumed, or a new one.
+
+        Raises `SandboxFailed` where none can be started, or where the sandbox was killed.
+        """
+        async with self._life.turn:
+            await self._life.run()
+
     async def recover(self) -> None:
         """Find a machine again that a host before this one left; end it where the log says that none should run."""
-        if self.state.phase is fold.Phase.RUNNING:
-            await self.start()
-        elif self.state.phase is fold.Phase.KILLED:
-            await self.kill("session_over")
-        else:
-            machine = await self._context.driver.adopt(self.sandbox_id)
-            if machine is not None:
-                await machine.kill()
-
-    async def _adopt(self, began: float) -> None:
-        """The log says that a machine runs, but not in this process: its host died. Find it, or record the loss."""
-        try:
-            machine = await self._context.driver.adopt(self.sandbox_id)
-        except MachineError as error:
-            # It runs and does not answer; starting a new one ends it.
-            await self._record(fold.Crash(reason="unresponsive", detail=str(error)[:500]))
-            return
-        if machine is None or machine.machine_id != self.state.machine_id:
-            await self._record(fold.Crash(reason="lost", detail="no machine was found after its host died"))
-            return
-        await self._record(
-            fold.Recover(
-                machine_id=machine.machine_id,
-                node=self._context.node,
-                kept="memory_and_files",
-                seconds=time.monotonic() - began,
-            )
-        )
-        self._use(machine)
-
-    async def _start_new(self, began: float) -> None:
-        async with self._context.start_slots:
-            began_start = time.monotonic()
-            try:
-                machine = await self._context.driver.start(
-                    MachineSpec(self.sandbox_id, self.state.template, self._limits)
-                )
-            except MachineError as error:
-                raise SandboxFailed(str(error)) from error
-            seconds = time.monotonic() - began_start
-        log.debug("machine started sandbox_id=%s waited=%.3f", self.sandbox_id, began_start - began)
-        try:
-            if self.state.phase is fold.Phase.CRASHED:
-                await self._record(
-                    fold.Recover(machine_id=machine.machine_id, node=self._context.node, kept="files", seconds=seconds)
-                )
+        async with self._life.turn:
+            if self.state.phase is fold.Phase.KILLED:
+                await self._life.kill("session_over")
             else:
-                await self._record(
-                    fold.Start(
-                        machine_id=machine.machine_id,
-                        node=self._context.node,
-                        seconds=seconds,
-                        agent_version=machine.guest.info.agent_version,
-                    )
-                )
-        except BaseException:
-            await machine.kill()  # nobody would know of it
-            raise
-        self._use(machine)
+                await self._life.recover()
 
-    def _use(self, machine: Machine) -> None:
-        self._machine = machine
-        self._watch = asyncio.create_task(self._watch_end(machine), name=f"watch {machine.machine_id}")
-
-    async def _watch_end(self, machine: Machine) -> None:
-        """Record a machine that ends between calls when it ends; under a call, the call finds out by itself."""
-        end = await machine.wait_ended()
-        if self._call_turn.locked():
+    async def rest(self, reason: FreezeReason) -> None:
+        """Nothing is asked of it for now: freeze it, where that is wanted and no call runs."""
+        wanted = {"idle": ("turn", "call"), "call": ("call",), "requested": ("turn", "call", "never")}[reason]
+        if self._context.freeze not in wanted or self._call_turn.locked() or self._transfers:
             return
-        async with self._machine_turn:
-            if self._machine is machine and self.state.phase is fold.Phase.RUNNING:
-                self._machine = None
-                await machine.kill()
-                reason: Literal["out_of_memory", "exited"] = (
-                    "out_of_memory" if end.reason is EndReason.OUT_OF_MEMORY else "exited"
-                )
-                await self._record(fold.Crash(reason=reason, detail=end.detail))
+        async with self._call_turn, self._life.turn:
+            await self._life.freeze(reason)
 
-    def _let_go(self) -> Machine | None:
-        """The machine, no longer ours to watch."""
-        machine, self._machine = self._machine, None
-        if self._watch is not None:
-            self._watch.cancel()
-        return machine
+    async def suspend(self, reason: SuspendReason, force: bool = False) -> None:
+        """Put memory, processes and files to disk. A call that runs is awaited, or with `force` interrupted.
 
-    async def _record(self, *commands: fold.Command, causation_id: str = "") -> None:
-        """Commands that belong to this life of the sandbox: a repeat is told apart by the version it saw."""
-        await self._entity.execute(f"v{self._entity.version}", *commands, causation_id=causation_id)
+        Raises `SandboxFailed` where there is nothing to suspend, or it could not be: it goes on as it was.
+        """
+        if force:
+            for call in self.state.open_calls:
+                await self.interrupt(call.tool_use_id, "user")
+        async with self._call_turn:
+            await self._no_transfer.wait()
+            async with self._life.turn:
+                await self._life.suspend(reason)
+
+    async def snapshot(self) -> str:
+        """Take a snapshot, and go on; its id. A call that runs is awaited. Raises `SandboxFailed`."""
+        async with self._call_turn, self._life.turn:
+            return await self._life.snapshot("requested")
+
+    async def fork(self, count: int) -> list[str]:
+        """Make sandboxes from this one, as `Life.fork`. A call that runs is awaited. Raises `SandboxFailed`."""
+        async with self._call_turn, self._life.turn:
+            return await self._life.fork(count)
+
+    async def forked(self) -> None:
+        """See `Life.forked`."""
+        async with self._life.turn:
+            await self._life.forked()
 
     async def stop(self, reason: Literal["shutdown", "requested"]) -> None:
         """End the machine and keep the files. A call that runs is awaited."""
-        async with self._call_turn, self._machine_turn:
-            if self.state.phase is not fold.Phase.RUNNING:
-                return
-            # First the record: a machine that ends unrecorded would read as a crash.
-            await self._record(fold.Stop(reason=reason))
-            machine = self._let_go() or await self._context.driver.adopt(self.sandbox_id)
-            if machine is not None:
-                await machine.kill()
+        async with self._call_turn, self._life.turn:
+            await self._life.stop(reason)
 
     async def kill(self, reason: Literal["session_over", "requested"]) -> None:
         """The end: machine and files are removed. A call that runs is cut off."""
-        async with self._machine_turn:
-            if self.state.phase not in (fold.Phase.KILLED, fold.Phase.ABSENT):
-                await self._record(fold.Kill(reason=reason))
-            machine = self._let_go()
-            if machine is not None:
-                await machine.kill()
-            await self._context.driver.remove(self.sandbox_id)
+        async with self._life.turn:
+            await self._life.kill(reason)
 
     async def release(self) -> None:
         """Let go of the machine, which runs on for the next host."""
-        async with self._machine_turn:
-            machine = self._let_go()
+        async with self._life.turn:
+            machine = self._life.let_go()
             if machine is not None:
                 await machine.release()
+
+    async def view(self) -> dict[str, object]:
+        """What there is to say of it now."""
+        machine = self._life.machine
+        usage = await machine.usage() if machine is not None else None
+        return {
+            "sandbox_id": self.sandbox_id,
+            "session_id": self.state.session_id,
+            "phase": self.state.phase.value,
+            "parent": self.state.parent,
+            "calls": len(self.state.calls),
+            "busy": self._call_turn.locked(),
+            "cpu_seconds": usage.cpu_seconds if usage else None,
+            "memory_bytes": usage.memory_bytes if usage else None,
+        }
 
     # --- calls --------------------------------------------------------------------------------------------------
 
@@ -283,7 +193,7 @@ class Sandbox:
     async def interrupt(self, tool_use_id: str, reason: InterruptReason) -> None:
         """End a call that runs; it is recorded as interrupted. No error where it does not run."""
         known = self.state.calls.get(tool_use_id)
-        machine = self._machine
+        machine = self._life.machine
         if known is None or known.status is not fold.CallStatus.STARTED or machine is None:
             return
         self._interrupts[tool_use_id] = reason
@@ -293,7 +203,7 @@ class Sandbox:
             log.info("interrupt did not reach the machine sandbox_id=%s %s", self.sandbox_id, error)
 
     async def _run(self, call: ToolCall) -> CallOutcome:
-        machine = self._machine
+        machine = self._life.machine
         if machine is None:
             raise SandboxFailed(f"sandbox {self.sandbox_id} was stopped while a call waited")
         began = time.monotonic()
@@ -303,7 +213,7 @@ class Sandbox:
                     call.tool_use_id,
                     call.tool,
                     call.input,
-                    timeout=self._limits.tool_seconds,
+                    timeout=self._life.limits.tool_seconds,
                     on_output=spool.write,
                 )
                 return await self._ended(call, result, time.monotonic() - began)
@@ -331,18 +241,18 @@ class Sandbox:
         """The machine went away under a call. What it did is on the disk, what it said is lost: tell the agent so."""
         end = await self._why_ended(machine, error)
         self._interrupts.pop(call.tool_use_id, None)
-        async with self._machine_turn:
-            self._machine = None
+        async with self._life.turn:
+            self._life.machine = None
             await machine.kill()
             if self.state.phase is fold.Phase.KILLED:
                 raise SandboxFailed(f"sandbox {self.sandbox_id} was killed while a call ran") from error
-            await self._record(
+            await self._life.record(
                 fold.Crash(reason=crash_reason(error, end), detail=end.detail if end else str(error)[:500])
             )
         # The agent is told that the sandbox was restarted once it was.
         await self.start()
         if end is not None and end.reason is EndReason.OUT_OF_MEMORY:
-            return await self._interrupted(call, "out_of_memory", out_of_memory_text(self._limits))
+            return await self._interrupted(call, "out_of_memory", out_of_memory_text(self._life.limits))
         return await self._interrupted(call, "machine_lost", machine_lost_text(end))
 
     async def _why_ended(self, machine: Machine, error: MachineError) -> MachineEnd | None:
@@ -377,24 +287,28 @@ class Sandbox:
 
         Raises `SandboxFailed`, and `OSError` with the guest's reason.
         """
-        machine = await self._running()
-        try:
+        async with self._transfer("files could not be written") as machine:
             await machine.guest.remove_tree(root)
             for path, (content, mode) in files.items():
                 await machine.guest.write_file(f"{root}/{path}", content, mode=mode)
-        except MachineError as error:
-            raise SandboxFailed(f"files could not be written: {error}") from error
 
     async def read_file(self, path: str, max_bytes: int) -> bytes:
         """A file of the guest. Raises `SandboxFailed`, and `OSError` with the guest's reason."""
-        machine = await self._running()
-        try:
+        async with self._transfer(f"{path} could not be read") as machine:
             return await machine.guest.read_file(path, max_bytes=max_bytes)
-        except MachineError as error:
-            raise SandboxFailed(f"{path} could not be read: {error}") from error
 
-    async def _running(self) -> Machine:
-        await self.start()
-        if self._machine is None:
-            raise SandboxFailed(f"sandbox {self.sandbox_id} was stopped")
-        return self._machine
+    @asynccontextmanager
+    async def _transfer(self, what: str) -> AsyncIterator[Machine]:
+        """A machine that runs, and is not put to rest meanwhile."""
+        self._transfers += 1
+        self._no_transfer.clear()
+        try:
+            async with self._life.turn:
+                machine = await self._life.run()
+            yield machine
+        except MachineError as error:
+            raise SandboxFailed(f"{what}: {error}") from error
+        finally:
+            self._transfers -= 1
+            if not self._transfers:
+                self._no_transfer.set()

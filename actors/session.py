@@ -19,6 +19,8 @@ from actors.conversation import NEUTRAL, Conversation
 from actors.entity import Entity, Fold
 from actors.feed import History, follow
 from actors.handle import SandboxFailed
+from actors.keeping import Choice, keep
+from actors.life import sandbox_entity
 from actors.post import post_result
 from actors.skills import fetch_skills
 from events import session as fold
@@ -80,6 +82,9 @@ class Session:
         self._sandbox = sandbox
         self._max_idle = max_idle
         self._max_silence = max_silence
+        self._journal = journal
+        self._epoch = epoch
+        self._metadata = metadata
         self._entity = session_entity(claim.session_id, journal, epoch=epoch, metadata=metadata)
         self._talk = Conversation()
         self._changed = asyncio.Event()
@@ -290,6 +295,7 @@ class Session:
         if not self._idle_noted:
             await self._record(f"idle-{self._entity.version}", fold.Idle(stop_reason=self._talk.turn_ended))
             self._idle_noted = True
+            await self._rest("idle")
 
     async def _wait_changed(self, timeout: float | None) -> None:
         with contextlib.suppress(TimeoutError):
@@ -311,11 +317,32 @@ class Session:
             outcome = await self._sandbox.run_call(call)
             self._last_progress = time.monotonic()
             await self._post(call, outcome)
+            if self._next() is None:
+                await self._rest("call")
         except SandboxFailed as error:
             raise _sandbox_failed(error) from error
         finally:
             self._running = None
             self._last_progress = time.monotonic()
+
+    async def _rest(self, reason: Literal["idle", "call"]) -> None:
+        """The sandbox has nothing to do for now. One that can't be put to rest costs CPU, and that is all."""
+        try:
+            await self._sandbox.rest(reason)
+        except SandboxFailed as error:
+            log.warning("sandbox not frozen session_id=%s %s", self.claim.session_id, error)
+
+    async def keep(self, choice: Choice, sandbox: SandboxHandle) -> None:
+        """Go on in another sandbox, a fork of the one so far, between two calls; the others end with the same append.
+
+        Raises `IllegalTransition` while a call has no posted result.
+        """
+        ended = [
+            sandbox_entity(one, self.claim.session_id, self._journal, epoch=self._epoch, metadata=self._metadata)
+            for one in choice.ended
+        ]
+        await keep(self._journal, choice, self._entity, ended)
+        self._sandbox = sandbox
 
     async def _post(self, call: ToolCall, outcome: CallOutcome) -> None:
         if self._talk.denied_by(call) is not None:

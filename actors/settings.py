@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     driver: Literal["gvisor"] = "gvisor"
     """How machines are made."""
     volumes: Literal["auto", "btrfs", "overlay"] = "auto"
-    """How sandboxes' files are kept: btrfs where the kernel has it, else overlays, which can't be snapshotted."""
+    """How sandboxes' files are kept: btrfs where the kernel has it, else overlays, whose snapshots are copies."""
     pool_bytes: int = Field(default=256 * 1024**3, ge=1024 * _MIB)
     """Size of the sparse btrfs file of the file trees, used when it is first made. It takes up what is written."""
     limits: Limits = Limits()
@@ -102,6 +102,16 @@ class Settings(BaseSettings):
 
     max_sandboxes: int = Field(default=20, ge=1)
     """How many machines one node runs at a time."""
+    freeze: Literal["turn", "call", "never"] = "turn"
+    """When a machine gets no CPU: between turns, between calls too (while the model thinks), or never."""
+    suspend_after: float = Field(default=300.0, ge=0)
+    """How long a sandbox is kept in memory that no session uses, in seconds; then it is put to disk."""
+    memory_reserve_bytes: int = Field(default=1024 * _MIB, ge=0)
+    """Memory that the node is to keep available: below it, sandboxes that nobody uses are put to disk early."""
+    waiting_containers: int = Field(default=2, ge=0)
+    """Containers that are created ahead, for the next sandboxes that start."""
+    fork_max: int = Field(default=64, ge=1)
+    """How many forks one call may make."""
     max_idle: float = Field(default=60.0, ge=0)
     """How long a session is held after its agent's turn ended, in seconds."""
     max_silence: float = Field(default=900.0, gt=0)

@@ -109,7 +109,14 @@ def _current_data(versions: Mapping[str, int]) -> str:
     return f"CASE schema_version WHEN {newest} THEN data END"
 
 
-UPCASTERS: dict[tuple[str, int], Callable[[JsonObject], JsonObject]] = {}
+def _more_fields(raw: JsonObject) -> JsonObject:
+    """The newer schema has fields that the older lacks, and their defaults say so."""
+    return raw
+
+
+UPCASTERS: dict[tuple[str, int], Callable[[JsonObject], JsonObject]] = dict.fromkeys(
+    (("sandbox.created", 1), ("sandbox.stopped", 1), ("sandbox.crashed", 1), ("sandbox.killed", 1)), _more_fields
+)
 """By type and the schema version that it takes."""
 
 ADAPTER: TypeAdapter[EventData] = TypeAdapter(EventData)

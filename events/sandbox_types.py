@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,6 +27,8 @@ class Limits(BaseModel):
 
 class SandboxCreated(Payload):
     """A sandbox exists for a session; no machine runs yet."""
+
+    schema_version: ClassVar[int] = 2
 
     type: Literal["sandbox.created"] = "sandbox.created"
     session_id: str
@@ -53,6 +55,8 @@ class SandboxStarted(Payload):
 class SandboxStopped(Payload):
     """The machine was ended on purpose: files are kept, memory and processes are gone."""
 
+    schema_version: ClassVar[int] = 2
+
     type: Literal["sandbox.stopped"] = "sandbox.stopped"
     reason: Literal["shutdown", "requested"]
     cpu_seconds: float | None = None
@@ -63,6 +67,8 @@ class SandboxStopped(Payload):
 
 class SandboxCrashed(Payload):
     """The machine ended by itself or was found dead."""
+
+    schema_version: ClassVar[int] = 2
 
     type: Literal["sandbox.crashed"] = "sandbox.crashed"
     reason: Literal["out_of_memory", "exited", "lost", "protocol_violation", "unresponsive"]
@@ -86,6 +92,8 @@ class SandboxRecovered(Payload):
 
 class SandboxKilled(Payload):
     """The end: machine and files are gone."""
+
+    schema_version: ClassVar[int] = 2
 
     type: Literal["sandbox.killed"] = "sandbox.killed"
     reason: Literal["session_over", "requested", "not_kept", "replaced"]

@@ -61,7 +61,7 @@ def test_a_node_without_btrfs_falls_back_and_says_what_it_costs(
     finding = volumes.check()[0]
     assert_helpful(finding)
     assert not finding.required
-    assert "snapshot" in finding.why
+    assert "copies" in finding.why
 
 
 def test_no_room_for_the_pool_is_an_error_before_anything_is_made(

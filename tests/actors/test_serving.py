@@ -45,7 +45,9 @@ async def test_a_session_is_served_and_every_step_is_an_event(service: Service) 
         "sandbox.started",
         "tool_call.started",
         "tool_call.completed",
-        "sandbox.stopped",
+        "sandbox.frozen",
+        "sandbox.snapshotted",
+        "sandbox.suspended",
     ]
     assert agrees(service, session_id)
     (work,) = service.server.work(service.environment.id)

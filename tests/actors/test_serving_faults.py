@@ -126,7 +126,7 @@ async def test_a_session_that_is_over_is_ended_with_its_sandbox(service: Service
         await released(service, session_id, count=2)
         await service.app.beta.sessions.delete(session_id)
     # Nobody claims a deleted session, so what ends its sandbox is the stream, or the next claim.
-    assert service.kinds(sandbox)[-1] == "sandbox.stopped"
+    assert service.kinds(sandbox)[-1] == "sandbox.suspended"
 
 
 async def test_a_session_that_ends_while_it_is_served_takes_its_sandbox_along(service: Service) -> None:
@@ -259,10 +259,10 @@ async def test_a_stop_of_the_service_hands_leases_back(service: Service) -> None
         ),
         "the item to be queued again",
     )
-    assert service.kinds(service.sandbox_of(session_id))[-1] == "sandbox.stopped"
+    assert service.kinds(service.sandbox_of(session_id))[-1] == "sandbox.suspended"
 
 
-async def test_a_stopped_sandbox_starts_again_on_its_files_and_says_what_is_gone(service: Service) -> None:
+async def test_a_suspended_sandbox_goes_on_where_it_was(service: Service) -> None:
     async with service.up():
         session_id = await service.session("two-turns")
         await released(service, session_id)
@@ -272,11 +272,12 @@ async def test_a_stopped_sandbox_starts_again_on_its_files_and_says_what_is_gone
         )
         await released(service, session_id, count=2)
         number = await service.hosts[1].read_file(session_id, "/workspace/number.txt", 100)
-    assert number == b"41\n"
-    last = results(service, session_id)[-1]
-    assert last["is_error"]
-    assert "restarted" in last["content"][0]["text"]
-    assert "not run" in last["content"][0]["text"]
+    # The shell's variable lived through it.
+    assert number == b"42\n"
+    assert not results(service, session_id)[-1]["is_error"]
+    kinds = service.kinds(service.sandbox_of(session_id))
+    assert "sandbox.resumed" in kinds
+    assert "sandbox.crashed" not in kinds
 
 
 async def test_an_event_type_of_tomorrow_is_let_through(service: Service) -> None:

@@ -47,7 +47,7 @@ def test_sessions_are_served_in_both_isolations(installed: Installed, isolation:
             == kinds.count("session.result_posted")
             == len(installed.results(session_id))
         )
-        assert installed.kinds(installed.sandbox_of(session_id))[-1] == "sandbox.stopped"
+        assert installed.kinds(installed.sandbox_of(session_id))[-1] == "sandbox.suspended"
     assert installed.command("log", "verify").returncode == 0
     assert installed.environment.key not in (installed.home.parent / "up.log").read_text()
 

@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from events import sandbox_state, session_state
-from events.codec import CODEC, Codec
+from events.codec import CODEC, UPCASTERS, Codec
 from events.envelope import new_events
 from events.errors import EventTooNew, IllegalTransition, UnknownEventType
 from events.life import Life
@@ -53,7 +53,10 @@ def _to_3(raw: JsonObject) -> JsonObject:
 
 CODECS = {
     "": CODEC,
-    "renamed": Codec([*CODEC.models.values(), IdledAnew], {("session.idled", 1): _to_2, ("session.idled", 2): _to_3}),
+    "renamed": Codec(
+        [*CODEC.models.values(), IdledAnew],
+        {**UPCASTERS, ("session.idled", 1): _to_2, ("session.idled", 2): _to_3},
+    ),
 }
 ERRORS = {one.__name__: one for one in (IllegalTransition, UnknownEventType, EventTooNew, ValidationError)}
 

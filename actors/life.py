@@ -1,0 +1,386 @@
+"""The life of a sandbox's machine: started, found again, frozen, suspended to disk, resumed, ended.
+
+What is done to the machine is an event of the sandbox's stream. A suspend is recorded while the guest still stands
+still, and only then the machine ends: whoever dies in between leaves either a machine that can be woken, or a snapshot
+that the log knows. A resume that fails leaves the sandbox suspended, its snapshot as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from actors.entity import Entity, Fold, execute_together
+from actors.handle import SandboxFailed
+from actors.machines.protocol import EndReason, MachineError, MachineSpec
+from events import sandbox as fold
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from actors.journal import Journal
+    from actors.machines.protocol import Driver, Machine, Taken
+    from events.types import Limits
+
+log = logging.getLogger(__name__)
+
+SuspendReason = Literal["idle", "shutdown", "requested", "pressure"]
+FreezeReason = Literal["idle", "requested", "call"]
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxContext:
+    """What the sandboxes of one host share."""
+
+    driver: Driver
+    journal: Journal
+    home: Path
+    node: str
+    epoch: int
+    template: str
+    limits: Limits
+    start_slots: asyncio.Semaphore
+    """How many machines start at once: more would only slow each other down."""
+    metadata: Mapping[str, str]
+    freeze: Literal["turn", "call", "never"] = "turn"
+
+    def entity(self, sandbox_id: str, session_id: str) -> SandboxEntity:
+        """A sandbox's stream and state, not loaded yet."""
+        return sandbox_entity(sandbox_id, session_id, self.journal, epoch=self.epoch, metadata=self.metadata)
+
+
+SandboxEntity = Entity[fold.SandboxState, fold.Command]
+_FOLD: Fold[fold.SandboxState, fold.Command] = Fold(fold.decide, fold.evolve)
+
+
+def sandbox_entity(
+    sandbox_id: str, session_id: str, journal: Journal, *, epoch: int, metadata: Mapping[str, str]
+) -> SandboxEntity:
+    """A sandbox's stream and state, not loaded yet."""
+    state = fold.SandboxState(sandbox_id)
+    return Entity(state.stream, state, _FOLD, journal, epoch=epoch, correlation_id=session_id, metadata=metadata)
+
+
+class Life:
+    """A sandbox's machine. Its methods that change it must be called with `turn` held."""
+
+    def __init__(self, entity: SandboxEntity, context: SandboxContext, busy: Callable[[], bool]) -> None:
+        """`busy` tells whether a call runs, which finds out by itself that its machine ended."""
+        self.entity = entity
+        self.machine: Machine | None = None
+        self.turn = asyncio.Lock()
+        self._context = context
+        self._busy = busy
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> fold.SandboxState:
+        """The folded state."""
+        return self.entity.state
+
+    @property
+    def sandbox_id(self) -> str:
+        """Of the sandbox."""
+        return self.state.sandbox_id
+
+    @property
+    def limits(self) -> Limits:
+        """As they were when the sandbox was made: a changed setting is for new sandboxes."""
+        return self.state.limits or self._context.limits
+
+    async def record(self, *commands: fold.Command, causation_id: str = "") -> None:
+        """Commands that belong to this life of the sandbox: a repeat is told apart by the version it saw."""
+        await self.entity.execute(f"v{self.entity.version}", *commands, causation_id=causation_id)
+
+    # --- to run -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> Machine:
+        """A machine that runs: the one that is there, thawed, found again, resumed, or a new one on the kept files.
+
+        Raises `SandboxFailed` where there can be none.
+        """
+        began = time.monotonic()
+        if self.state.phase is fold.Phase.KILLED:
+            raise SandboxFailed(f"sandbox {self.sandbox_id} was killed; its session needs a new one")
+        if self.machine is None and self.state.phase in (fold.Phase.RUNNING, fold.Phase.FROZEN):
+            await self._adopt(began)
+        if self.machine is not None:
+            if self.state.phase is fold.Phase.FROZEN:
+                await self._thaw(self.machine, began)
+        elif self.state.phase is fold.Phase.SUSPENDED:
+            await self._resume()
+        else:
+            await self._start()
+        if self.machine is None:
+            raise SandboxFailed(f"the machine of {self.sandbox_id} ended as soon as it was there")
+        return self.machine
+
+    async def recover(self) -> None:
+        """Find a machine again that a host before this one left; end it where the log says that none should run."""
+        if self.state.phase in (fold.Phase.RUNNING, fold.Phase.FROZEN):
+            await self._adopt(time.monotonic())
+            if self.machine is None:
+                await self.run()
+            return
+        machine = await self._context.driver.adopt(self.sandbox_id)
+        if machine is not None:
+            await machine.kill()
+
+    async def _adopt(self, began: float) -> None:
+        """The log says that a machine runs, but not in this process: its host died. Find it, or record the loss."""
+        frozen = self.state.phase is fold.Phase.FROZEN
+        try:
+            machine = await self._context.driver.adopt(self.sandbox_id)
+        except MachineError as error:
+            # It runs and does not answer; starting a new one ends it.
+            await self.record(fold.Crash(reason="unresponsive", detail=str(error)[:500]))
+            return
+        if machine is None or machine.machine_id != self.state.machine_id:
+            await self.record(fold.Crash(reason="lost", detail="no machine was found after its host died"))
+            return
+        self._use(machine)
+        await self.record(
+            fold.Recover(
+                machine_id=machine.machine_id,
+                node=self._context.node,
+                kept="memory_and_files",
+                seconds=time.monotonic() - began,
+            )
+        )
+        if machine.frozen and not frozen:
+            await machine.thaw()  # whoever froze it died before it was written down
+        elif frozen:
+            # To the log it runs again now; it goes on to rest as it did.
+            await self.freeze("idle")
+
+    async def _thaw(self, machine: Machine, began: float) -> None:
+        try:
+            await machine.thaw()
+        except MachineError as error:
+            raise SandboxFailed(str(error)) from error
+        await self.record(fold.Thaw(seconds=time.monotonic() - began))
+
+    async def _start(self) -> None:
+        machine, seconds = await self._begin(None)
+        if self.state.phase is fold.Phase.CRASHED:
+            told: fold.Command = fold.Recover(
+                machine_id=machine.machine_id, node=self._context.node, kept="files", seconds=seconds
+            )
+        else:
+            told = fold.Start(
+                machine_id=machine.machine_id,
+                node=self._context.node,
+                seconds=seconds,
+                agent_version=machine.guest.info.agent_version,
+            )
+        await self._begun(machine, told)
+
+    async def _resume(self) -> None:
+        snapshot_id = self.state.snapshot_id
+        machine, seconds = await self._begin(snapshot_id)
+        await self._begun(
+            machine,
+            fold.Resume(
+                machine_id=machine.machine_id, node=self._context.node, snapshot_id=snapshot_id, seconds=seconds
+            ),
+        )
+
+    async def _begin(self, snapshot_id: str | None) -> tuple[Machine, float]:
+        spec = MachineSpec(self.sandbox_id, self.state.template, self.limits)
+        # A fork's first machine has the memory of another sandbox.
+        fresh = snapshot_id is not None and not self.state.machine_id
+        async with self._context.start_slots:
+            began = time.monotonic()
+            try:
+                machine = await self._context.driver.start(spec, snapshot_id=snapshot_id, fresh=fresh)
+            except MachineError as error:
+                raise SandboxFailed(str(error)) from error
+            return machine, time.monotonic() - began
+
+    async def _begun(self, machine: Machine, told: fold.Command) -> None:
+        try:
+            await self.record(told)
+        except BaseException:
+            await machine.kill()  # nobody would know of it
+            raise
+        self._use(machine)
+
+    def _use(self, machine: Machine) -> None:
+        self.machine = machine
+        self._watch = asyncio.create_task(self._watch_end(machine), name=f"watch {machine.machine_id}")
+
+    async def _watch_end(self, machine: Machine) -> None:
+        """Record a machine that ends between calls when it ends; under a call, the call finds out by itself."""
+        end = await machine.wait_ended()
+        if self._busy():
+            return
+        async with self.turn:
+            if self.machine is machine and self.state.phase in (fold.Phase.RUNNING, fold.Phase.FROZEN):
+                self.machine = None
+                used = await self.used(machine)
+                await machine.kill()
+                reason: Literal["out_of_memory", "exited"] = (
+                    "out_of_memory" if end.reason is EndReason.OUT_OF_MEMORY else "exited"
+                )
+                await self.record(fold.Crash(reason=reason, detail=end.detail, used=used))
+
+    def let_go(self) -> Machine | None:
+        """The machine, no longer ours to watch."""
+        machine, self.machine = self.machine, None
+        if self._watch is not None:
+            self._watch.cancel()
+        return machine
+
+    # --- to rest ----------------------------------------------------------------------------------------------------
+
+    async def freeze(self, reason: FreezeReason) -> None:
+        """Give the machine no CPU. Nothing where none runs. Raises `SandboxFailed`."""
+        machine = self.machine
+        if machine is None or self.state.phase is not fold.Phase.RUNNING:
+            return
+        used = await self.used(machine)
+        try:
+            await machine.freeze()
+        except MachineError as error:
+            raise SandboxFailed(str(error)) from error
+        await self.record(fold.Freeze(reason=reason, used=used))
+
+    async def suspend(self, reason: SuspendReason) -> None:
+        """Memory, processes and files into a snapshot; then no machine. Nothing where it is suspended.
+
+        Raises `SandboxFailed` where it has no memory to keep, or no snapshot could be taken: it goes on as it was.
+        """
+        if self.state.phase is fold.Phase.SUSPENDED:
+            return
+        machine = await self._alive("suspended")
+        frozen = self.state.phase is fold.Phase.FROZEN
+        taken = await self._take(machine, "rest", hold=True, frozen=frozen)
+        used = fold.Used(taken.usage.cpu_seconds, taken.usage.memory_high_bytes)
+        try:
+            await self.record(
+                self._snapshot(taken, "suspend"),
+                fold.Suspend(reason=reason, snapshot_id=taken.snapshot_id, seconds=taken.seconds, used=used),
+            )
+        except BaseException:
+            await machine.wake()
+            if frozen:
+                await machine.freeze()
+            raise
+        self.let_go()
+        await machine.kill()
+        await self._drop_snapshots(lambda one: one.startswith("rest-") and one != taken.snapshot_id)
+
+    async def snapshot(self, reason: Literal["requested", "fork"]) -> str:
+        """Take a snapshot of the machine, which goes on; its id. The snapshot that it lies in, where it is suspended.
+
+        Raises `SandboxFailed` as `suspend`.
+        """
+        if self.state.phase is fold.Phase.SUSPENDED:
+            return self.state.snapshot_id
+        machine = await self._alive("snapshotted")
+        frozen = self.state.phase is fold.Phase.FROZEN
+        taken = await self._take(machine, "fork" if reason == "fork" else "snap", hold=False, frozen=frozen)
+        if frozen:
+            await machine.freeze()
+        await self.record(self._snapshot(taken, reason))
+        return taken.snapshot_id
+
+    async def _alive(self, what: str) -> Machine:
+        if self.machine is None and self.state.phase in (fold.Phase.RUNNING, fold.Phase.FROZEN):
+            await self._adopt(time.monotonic())
+        if self.machine is None:
+            raise SandboxFailed(
+                f"sandbox {self.sandbox_id} can't be {what}: it is {self.state.phase} and has no memory to keep; "
+                "`hourglass resume` starts it"
+            )
+        return self.machine
+
+    async def fork(self, count: int) -> list[str]:
+        """Make sandboxes from this one as it is now; their ids. They lie suspended on its snapshot, to be started.
+
+        The parent is held only for the snapshot. All of them are made in one append. Raises `SandboxFailed`.
+        """
+        snapshot_id = await self.snapshot("fork")
+        parent_version = self.entity.version
+        children = [f"sbx-{secrets.token_hex(8)}" for _ in range(count)]
+        create = fold.Create(
+            session_id=self.state.session_id,
+            driver=self.state.driver,
+            template=self.state.template,
+            limits=self.limits,
+            parent=self.sandbox_id,
+            parent_version=parent_version,
+        )
+        asleep = fold.Suspend(reason="fork", snapshot_id=snapshot_id)
+        forked = tuple(fold.Fork(child=child, snapshot_id=snapshot_id) for child in children)
+        made: list[tuple[SandboxEntity, tuple[fold.Command, ...]]] = [
+            (self._context.entity(child, self.state.session_id), (create, asleep)) for child in children
+        ]
+        await execute_together(self._context.journal, f"fork-{snapshot_id}", (self.entity, forked), *made)
+        return children
+
+    async def forked(self) -> None:
+        """Every child of the last fork was started: what they began with is theirs now."""
+        await self._drop_snapshots(lambda one: one.startswith("fork-") and one != self.state.snapshot_id)
+
+    async def _drop_snapshots(self, which: Callable[[str], bool]) -> None:
+        """Remove snapshots of this sandbox. One that stays costs room, no more."""
+        try:
+            for one in await self._context.driver.snapshots():
+                if one.sandbox_id == self.sandbox_id and which(one.snapshot_id):
+                    await self._context.driver.drop_snapshot(one.snapshot_id)
+        except (MachineError, OSError) as error:
+            log.warning("snapshots not removed sandbox_id=%s %s", self.sandbox_id, error)
+
+    async def _take(self, machine: Machine, kind: str, *, hold: bool, frozen: bool) -> Taken:
+        try:
+            return await machine.snapshot(f"{kind}-{secrets.token_hex(8)}", hold=hold)
+        except MachineError as error:
+            if frozen and machine is self.machine:
+                await machine.freeze()
+            raise SandboxFailed(str(error)) from error
+
+    def _snapshot(self, taken: Taken, reason: Literal["suspend", "requested", "fork"]) -> fold.Snapshot:
+        return fold.Snapshot(
+            snapshot_id=taken.snapshot_id,
+            node=self._context.node,
+            image_bytes=taken.image_bytes,
+            held_seconds=taken.held_seconds,
+            reason=reason,
+        )
+
+    # --- to end -----------------------------------------------------------------------------------------------------
+
+    async def stop(self, reason: Literal["shutdown", "requested"]) -> None:
+        """End the machine and keep the files. Memory that lies in a snapshot is given up."""
+        if self.state.phase not in (fold.Phase.RUNNING, fold.Phase.FROZEN, fold.Phase.SUSPENDED):
+            return
+        used = await self.used(self.machine)
+        # First the record: a machine that ends unrecorded would read as a crash.
+        await self.record(fold.Stop(reason=reason, used=used))
+        machine = self.let_go() or await self._context.driver.adopt(self.sandbox_id)
+        if machine is not None:
+            await machine.kill()
+
+    async def kill(self, reason: Literal["session_over", "requested", "not_kept", "replaced"]) -> None:
+        """The end: machine, files and snapshots are removed."""
+        if self.state.phase not in (fold.Phase.KILLED, fold.Phase.ABSENT):
+            used = await self.used(self.machine)
+            await self.record(fold.Kill(reason=reason, used=used))
+        machine = self.let_go()
+        if machine is not None:
+            await machine.kill()
+        await self._context.driver.remove(self.sandbox_id)
+        await self._drop_snapshots(lambda one: not one.startswith("fork-"))
+
+    async def used(self, machine: Machine | None) -> fold.Used:
+        """What a machine has used so far, as far as anybody counted."""
+        if machine is None:
+            return fold.Used()
+        usage = await machine.usage()
+        return fold.Used(round(usage.cpu_seconds, 6), usage.memory_high_bytes)

@@ -1,0 +1,200 @@
+"""What a person, or a program, may ask of the sandboxes of a host: pause, resume, snapshot, fork, keep, kill.
+
+A target is the id of a session or of a sandbox, or a beginning of one that only one has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from actors.handle import SandboxFailed
+from actors.keeping import choose, keep
+from actors.life import sandbox_entity
+from actors.machines.protocol import MachineError
+from events import sandbox as fold
+from events.errors import HourglassError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from actors.host import Host
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class NoSuchTarget(HourglassError):
+    """{target} names no session and no sandbox of this home."""
+
+    target: str
+    next_step = "`hourglass sandboxes` and `hourglass sessions` show what there is."
+
+
+@dataclass(eq=False)
+class AmbiguousTarget(HourglassError):
+    """{target} could be any of {found}."""
+
+    target: str
+    found: str
+    next_step = "Write more of it."
+
+
+@dataclass(eq=False)
+class SandboxRefused(HourglassError):
+    """{reason}."""
+
+    reason: str
+    next_step = "`hourglass timeline` shows what was done to it."
+
+
+@dataclass(eq=False)
+class TooManyForks(HourglassError):
+    """{wanted} forks are more than the {allowed} that one call may make."""
+
+    wanted: int
+    allowed: int
+    next_step = "Make fewer, or raise the setting fork_max."
+
+
+class Operations:
+    """On the sandboxes of one host. Every method raises `HourglassError` where it can't be done."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def sandboxes(self) -> list[dict[str, object]]:
+        """What there is to say of each sandbox that this host holds."""
+        return [await kept.handle.view() for kept in list(self._host.kept.values()) if not kept.handle.gone]
+
+    async def pause(self, target: str, suspend: bool, force: bool) -> dict[str, Any]:
+        """Freeze a sandbox, or put it to disk. A call that runs is awaited; `force` interrupts it."""
+        sandbox_id, session_id = await self._resolve(target)
+        began = time.monotonic()
+        handle = await self._host.sandbox(sandbox_id, session_id)
+        with _refusals():
+            if suspend:
+                await handle.suspend("requested", force)
+            else:
+                await handle.rest("requested")
+        return await self._told(sandbox_id, session_id, began)
+
+    async def resume(self, target: str) -> dict[str, Any]:
+        """See to it that its machine runs."""
+        sandbox_id, session_id = await self._resolve(target)
+        began = time.monotonic()
+        with _refusals():
+            await (await self._host.sandbox(sandbox_id, session_id)).start()
+        return await self._told(sandbox_id, session_id, began)
+
+    async def snapshot(self, target: str) -> dict[str, Any]:
+        """Take a snapshot of it."""
+        sandbox_id, session_id = await self._resolve(target)
+        began = time.monotonic()
+        with _refusals():
+            snapshot_id = await (await self._host.sandbox(sandbox_id, session_id)).snapshot()
+        return {**await self._told(sandbox_id, session_id, began), "snapshot_id": snapshot_id}
+
+    async def fork(self, target: str, count: int) -> dict[str, Any]:
+        """Make `count` sandboxes from it, each with a machine of its own that runs."""
+        allowed = self._host.settings.fork_max
+        if not 1 <= count <= allowed:
+            raise TooManyForks(wanted=count, allowed=allowed)
+        sandbox_id, session_id = await self._resolve(target)
+        began = time.monotonic()
+        with _refusals():
+            parent = await self._host.sandbox(sandbox_id, session_id)
+            children = await parent.fork(count)
+        outcomes = await asyncio.gather(*(self._start_child(child, session_id) for child in children))
+        await parent.forked()
+        return {**await self._told(sandbox_id, session_id, began), "children": outcomes}
+
+    async def _start_child(self, child: str, session_id: str) -> dict[str, Any]:
+        handle = await self._host.sandbox(child, session_id)
+        began = time.monotonic()
+        try:
+            await handle.start()
+        except SandboxFailed as error:
+            # One that can't be made itself is nobody's; the others stand.
+            log.warning("fork refused sandbox_id=%s %s", child, error)
+            await handle.kill("requested")
+            await self._host.drop(child)
+            return {"sandbox_id": child, "error": str(error)}
+        return {"sandbox_id": child, "seconds": round(time.monotonic() - began, 6)}
+
+    async def keep(self, target: str) -> dict[str, Any]:
+        """Make a fork its session's sandbox, and end its parent and the other forks; one append."""
+        host = self._host
+        sandbox_id, session_id = await self._resolve(target)
+        began = time.monotonic()
+        with _refusals():
+            choice = await choose(host.journal, sandbox_id)
+            handle = await host.sandbox(sandbox_id, session_id)
+            for one in choice.ended:
+                # Whoever holds them writes their streams; from here on nobody does.
+                await host.drop(one)
+            run = next((run for run in host.runs.values() if run.claim.session_id == session_id), None)
+            if run is not None:
+                await run.keep(choice, handle)
+                host.serves(run.claim.claim_id, sandbox_id)
+            else:
+                of_session = host.session(session_id)
+                await of_session.load()
+                ended = [
+                    sandbox_entity(one, session_id, host.journal, epoch=host.epoch, metadata=host.metadata)
+                    for one in choice.ended
+                ]
+                await keep(host.journal, choice, of_session, ended)
+        for one in choice.ended:
+            try:
+                await host.actors.remove(one)
+            except MachineError as error:
+                log.warning("not removed, the next start does sandbox_id=%s %s", one, error)
+        return {**await self._told(sandbox_id, session_id, began), "ended": list(choice.ended)}
+
+    async def kill(self, target: str) -> dict[str, Any]:
+        """End it: machine, files and snapshots."""
+        sandbox_id, session_id = await self._resolve(target)
+        began = time.monotonic()
+        with _refusals():
+            await (await self._host.sandbox(sandbox_id, session_id)).kill("requested")
+        told = await self._told(sandbox_id, session_id, began)
+        await self._host.drop(sandbox_id)
+        return told
+
+    async def _told(self, sandbox_id: str, session_id: str, began: float) -> dict[str, Any]:
+        view: Mapping[str, object] = await (await self._host.sandbox(sandbox_id, session_id)).view()
+        return {
+            "sandbox_id": sandbox_id,
+            "session_id": session_id,
+            "phase": view["phase"],
+            "seconds": round(time.monotonic() - began, 6),
+        }
+
+    async def _resolve(self, target: str) -> tuple[str, str]:
+        """The sandbox that is meant, and its session."""
+        streams = self._host.streams()
+        exact = [name for name in (f"sandbox-{target}", f"session-{target}") if name in streams]
+        found = exact or [name for name in streams if target and name.partition("-")[2].startswith(target)]
+        if not found:
+            raise NoSuchTarget(target=target)
+        if len(found) > 1:
+            raise AmbiguousTarget(target=target, found=", ".join(name.partition("-")[2] for name in found[:5]))
+        kind, _, name = found[0].partition("-")
+        if kind == "session":
+            return await self._host.sandbox_of(name), name
+        state = fold.fold(fold.SandboxState(name), await self._host.journal.read(found[0]))
+        return name, state.session_id
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what a sandbox refuses into an error for a person."""
+    try:
+        yield
+    except SandboxFailed as error:
+        raise SandboxRefused(reason=str(error).rstrip(".")) from error
