@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from actors import commands_sandboxes
 from events.console import clean, console, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
     app.command()(cp)
     app.add_typer(template, name="template")
+    commands_sandboxes.register(app)
 
 
 def up(

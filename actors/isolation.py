@@ -186,20 +186,12 @@ class LocalActors:
 
     async def remove(self, sandbox_id: str) -> None:
         """See `Actors`."""
-        await remove(self._driver, sandbox_id)
+        await self._driver.remove(sandbox_id)
 
     async def close(self) -> None:
         """See `Actors`."""
         await self._client.close()
         await self._driver.close()
-
-
-async def remove(driver: Driver, sandbox_id: str) -> None:
-    """Remove what there is of a sandbox that is over: machine, files, snapshots. Raises `MachineError`."""
-    await driver.remove(sandbox_id)
-    for one in await driver.snapshots():
-        if one.sandbox_id == sandbox_id:
-            await driver.drop_snapshot(one.snapshot_id)
 
 
 def local_actors(placement: Placement, journal: Journal) -> Actors:

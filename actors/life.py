@@ -376,7 +376,6 @@ class Life:
         if machine is not None:
             await machine.kill()
         await self._context.driver.remove(self.sandbox_id)
-        await self._drop_snapshots(lambda one: not one.startswith("fork-"))
 
     async def used(self, machine: Machine | None) -> fold.Used:
         """What a machine has used so far, as far as anybody counted."""

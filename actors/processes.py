@@ -17,7 +17,7 @@ from actors.api import connect
 from actors.claim import Outcome
 from actors.cluster import prepare_process
 from actors.handle import SandboxFailed
-from actors.isolation import make_session, remove, sandbox_context
+from actors.isolation import make_session, sandbox_context
 from actors.journal import RemoteJournal
 from actors.machines.drivers import make_driver
 from actors.sandbox import Sandbox
@@ -251,7 +251,7 @@ class ProcessActors:
 
     async def remove(self, sandbox_id: str) -> None:
         """See `Actors`."""
-        await remove(self._driver, sandbox_id)
+        await self._driver.remove(sandbox_id)
 
     async def close(self) -> None:
         """See `Actors`."""

@@ -11,9 +11,10 @@ from ray.exceptions import RayError
 
 from actors.cluster import NAMESPACE, host_name
 from actors.up import ADDRESS_FILE, CannotServe
+from events.errors import HourglassError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from actors.settings import Settings
 
@@ -36,6 +37,33 @@ def connected(settings: Settings) -> Iterator[Any]:
         raise CannotServe(f"the service on the home {settings.home} has no host", _START) from error
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def asking(settings: Settings) -> Iterator[Callable[..., Any]]:
+    """What to ask a running service with: the name of a method of `Operations`, and its arguments.
+
+    Asking raises `CannotServe`, and the `HourglassError` of the operation.
+    """
+    with connected(settings) as host:
+
+        def ask(operation: str, *arguments: Any) -> Any:
+            try:
+                return ray.get(host.operate.remote(operation, *arguments))
+            except RayError as error:
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, HourglassError):
+                    raise cause from error
+                step = "see what `hourglass up` said"
+                raise CannotServe(f"the service could not do it: {cause or error}", step) from error
+
+        yield ask
+
+
+def operate(settings: Settings, operation: str, *arguments: Any) -> Any:
+    """One operation of a running service; see `asking`."""
+    with asking(settings) as ask:
+        return ask(operation, *arguments)
 
 
 def read_file(settings: Settings, session_id: str, path: str, max_bytes: int) -> bytes:

@@ -137,7 +137,7 @@ class GvisorDriver:
         return await asyncio.to_thread(self._node.running)
 
     async def remove(self, sandbox_id: str) -> None:
-        """End the sandbox's machine and remove its tree."""
+        """End the sandbox's machine and remove its tree and snapshots."""
         try:
             await asyncio.to_thread(self._node.remove, sandbox_id)
         except OSError as error:
@@ -190,6 +190,7 @@ class GvisorDriver:
 
     async def _start(self, spec: MachineSpec, plan: Plan, *, fresh: bool) -> GvisorMachine:
         started, line = await self._begin(spec, plan)
+        guest: Guest | None = None
         try:
             guest = await self._greet(started.folder, started.record, self._start_seconds, line)
             machine = GvisorMachine(self._node, started.folder, started.record, started.pidfd, guest)
@@ -197,7 +198,10 @@ class GvisorDriver:
         except BaseException as error:
             told = await asyncio.to_thread(_account, started)
             os.close(started.pidfd)
-            line.close()
+            if guest is None:
+                line.close()
+            else:
+                await guest.close()
             await asyncio.to_thread(self._node.undo, spec, new_tree=plan.new_tree)
             if isinstance(error, (MachineUnavailable, asyncio.CancelledError)):
                 raise

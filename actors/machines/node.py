@@ -152,12 +152,15 @@ class Node:
         return sorted(name for name in names if self.folder(name).supervisor() is not None)
 
     def remove(self, sandbox_id: str) -> None:
-        """End the sandbox's machine and remove its tree."""
+        """End the sandbox's machine, and remove its tree and the snapshots of it."""
         folder = self.folder(sandbox_id)
         with locked(folder.start_lock):
             self._end(folder)
             if self.volumes.path(sandbox_id) is not None:
                 self.volumes.remove(sandbox_id)
+            for record in self.images.records():
+                if record.sandbox_id == sandbox_id:
+                    self.drop_snapshot(record.snapshot_id)
             folder.start_lock.unlink(missing_ok=True)
 
     def drop_snapshot(self, snapshot_id: str) -> None:

@@ -376,7 +376,7 @@ class Driver(Protocol):
         ...
 
     async def remove(self, sandbox_id: str) -> None:
-        """End the sandbox's machine, if any, and remove its file tree. No error where there is neither."""
+        """End the sandbox's machine, if any, and remove its file tree and snapshots. No error where there are none."""
         ...
 
     def tree(self, sandbox_id: str) -> Path | None:

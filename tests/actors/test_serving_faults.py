@@ -271,10 +271,8 @@ async def test_a_suspended_sandbox_goes_on_where_it_was(service: Service) -> Non
             session_id, events=[{"type": "user.message", "content": [{"type": "text", "text": "Add one."}]}]
         )
         await released(service, session_id, count=2)
-        number = await service.hosts[1].read_file(session_id, "/workspace/number.txt", 100)
     # The shell's variable lived through it.
-    assert number == b"42\n"
-    assert not results(service, session_id)[-1]["is_error"]
+    assert results(service, session_id)[-1]["content"] == [{"type": "text", "text": "42\n41"}]
     kinds = service.kinds(service.sandbox_of(session_id))
     assert "sandbox.resumed" in kinds
     assert "sandbox.crashed" not in kinds
