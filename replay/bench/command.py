@@ -15,7 +15,19 @@ from replay.bench.machine import facts
 if TYPE_CHECKING:
     from replay.bench.frame import Result
 
-BENCHES = ("append", "replay", "tool", "start", "worker")
+BENCHES = (
+    "append",
+    "replay",
+    "tool",
+    "start",
+    "worker",
+    "freeze",
+    "create",
+    "resume",
+    "resume-tree",
+    "suspend",
+    "fork",
+)
 """In the order in which all are run; each is a module of this package."""
 
 
@@ -41,7 +53,7 @@ def bench(names: list[str], *, as_json: bool) -> None:
 
 
 def _run(name: str) -> Result:
-    module = import_module(f"replay.bench.{name}")
+    module = import_module(f"replay.bench.{name.replace('-', '_')}")
     status = Console(stderr=True, highlight=False)
     with status.status(Text(f"bench {name}")) as spinner:
         result: Result = module.run(lambda what: spinner.update(Text(f"bench {name}: {what}")))
