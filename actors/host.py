@@ -25,10 +25,11 @@ from actors.entity import Replaced
 from actors.handle import SandboxFailed
 from actors.isolation import Placement, local_actors
 from actors.journal import LocalJournal
+from actors.keeping import forks_of
 from actors.machines.protocol import MachineError
 from actors.operations import Operations
-from actors.resting import Idle, available_memory, to_suspend
 from actors.session import session_entity
+from actors.suspender import Suspender
 from events import session as fold
 from events.errors import HourglassError
 from events.home import LOG_NAME
@@ -50,7 +51,6 @@ log = logging.getLogger(__name__)
 
 ReleaseReason = Literal["idle", "stop_requested", "shutdown", "abandoned", "not_served"]
 MakeActors = Callable[[Placement, "Journal"], "Actors"]
-_REST_EVERY_S = 1.0
 LostReason = Literal["precondition_failed", "no_heartbeat_succeeded", "credential_rejected"]
 
 
@@ -85,9 +85,10 @@ class Host:
         self._cancelled: set[str] = set()
         self._serving: dict[str, str] = {}
         """Sandboxes in use, by claim id."""
-        self._room = asyncio.Lock()
+        self.room = asyncio.Lock()
         self._recovered = False
-        self._resting: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._suspender = Suspender(self)
 
     @property
     def epoch(self) -> int:
@@ -96,7 +97,7 @@ class Host:
 
     async def recover(self) -> None:
         """Find the machines again that a host before this one left running. Once: later calls return at once."""
-        async with self._room:
+        async with self.room:
             if self._recovered:
                 return
             for sandbox_id in await self.actors.running():
@@ -111,7 +112,10 @@ class Host:
                     log.warning("machine not found again sandbox_id=%s %s", sandbox_id, error)
                     await self.drop(sandbox_id)
             self._recovered = True
-            self._resting = asyncio.create_task(self._put_to_rest(), name="resting")
+            self._tasks = [
+                asyncio.create_task(self._suspender.run(), name="suspender"),
+                asyncio.create_task(self._prepare(), name="prepare"),
+            ]
 
     # --- the log, for actors in processes of their own -------------------------------------------------------------
 
@@ -209,6 +213,7 @@ class Host:
             run = self.runs[claim.claim_id] = await self.actors.session(claim, tokens, sandbox)
             outcome = await run.outcome()
             if outcome.session_over:
+                await self._bury_forks(self._serving[claim.claim_id], claim.session_id)
                 await self.drop(self._serving[claim.claim_id])
             return outcome
         except Replaced as error:
@@ -257,8 +262,8 @@ class Host:
 
     async def close(self) -> None:
         """Suspend every machine, and close the log."""
-        if self._resting is not None:
-            self._resting.cancel()
+        for task in self._tasks:
+            task.cancel()
         bounded = asyncio.Semaphore(os.cpu_count() or 1)
 
         async def close(handle: SandboxHandle) -> None:
@@ -269,58 +274,23 @@ class Host:
         await self.actors.close()
         self._log.close()
 
+    async def _prepare(self) -> None:
+        """Boot the template and create the first containers before anybody waits for them."""
+        try:
+            await self.actors.prepare()
+        except MachineError as error:
+            # Whoever needs a machine hears it again.
+            log.warning("machines could not be prepared: %s", error)
+
     async def _close_one(self, handle: SandboxHandle) -> None:
         try:
-            await self._lay_down(handle, "shutdown")
+            await self._suspender.lay_down(handle, "shutdown")
         except Exception:
             # One machine that can't be stopped must not keep the others from it; the next start finds it.
             log.exception("sandbox not stopped sandbox_id=%s", handle.sandbox_id)
         await handle.release()
 
-    async def _lay_down(self, handle: SandboxHandle, reason: Literal["idle", "shutdown", "pressure"]) -> None:
-        """Put a sandbox to disk; where that can't be, keep its files."""
-        view = await handle.view()
-        if view["phase"] not in ("running", "frozen"):
-            return
-        try:
-            await handle.suspend(reason)
-        except SandboxFailed as error:
-            log.warning("not suspended, stopped sandbox_id=%s %s", handle.sandbox_id, error)
-            await handle.stop("shutdown" if reason == "shutdown" else "requested")
-
-    async def _put_to_rest(self) -> None:
-        """Again and again: what nobody uses goes to disk."""
-        while True:
-            await asyncio.sleep(_REST_EVERY_S)
-            try:
-                await self._rest_once()
-            except Exception:
-                # A bug here must not keep the node's memory for good, nor end the host.
-                log.exception("sandboxes could not be put to rest")
-
-    async def _rest_once(self) -> None:
-        settings, now = self.settings, time.monotonic()
-        busy = self._busy()
-        kept = [one for sandbox_id, one in self.kept.items() if sandbox_id not in busy]
-        views = [(one, await one.handle.view()) for one in kept if not one.handle.gone]
-        idle = [
-            Idle(one.handle.sandbox_id, now - one.used_at, int(str(view["memory_bytes"] or 0)))
-            for one, view in views
-            if view["phase"] in ("running", "frozen") and not view["busy"]
-        ]
-        chosen = to_suspend(
-            idle,
-            suspend_after=settings.suspend_after,
-            available_bytes=available_memory(),
-            reserve_bytes=settings.memory_reserve_bytes,
-        )
-        for sandbox_id, reason in chosen:
-            async with self._room:
-                if sandbox_id in self.kept and sandbox_id not in self._busy():
-                    await self._lay_down(self.kept[sandbox_id].handle, reason)
-                    await self.drop(sandbox_id)
-
-    def _busy(self) -> set[str]:
+    def busy(self) -> set[str]:
         """Sandboxes of sessions that are served, or about to be."""
         return set(self._serving.values())
 
@@ -367,14 +337,22 @@ class Host:
         """See to it that a session that is over has no sandbox: whoever ended it may have died on the way."""
         sandbox_id = await self.sandbox_of(session_id)
         await (await self.sandbox(sandbox_id, session_id)).kill("session_over")
+        await self._bury_forks(sandbox_id, session_id)
         await self.drop(sandbox_id)
+
+    async def _bury_forks(self, sandbox_id: str, session_id: str) -> None:
+        """End the forks of a sandbox that is over, and theirs."""
+        for child in forks_of(await self.journal.read(f"sandbox-{sandbox_id}")):
+            await (await self.sandbox(child, session_id)).kill("session_over")
+            await self._bury_forks(child, session_id)
+            await self.drop(child)
 
     async def _make_room(self, sandbox_id: str) -> None:
         """Suspend the machine that was used least recently where this node runs as many as it may."""
-        async with self._room:
+        async with self.room:
             if sandbox_id in self.kept:
                 return
-            busy = self._busy()
+            busy = self.busy()
             idle = sorted(
                 (kept for kept_id, kept in self.kept.items() if kept_id not in busy),
                 key=lambda kept: kept.used_at,
@@ -382,7 +360,7 @@ class Host:
             while len(self.kept) >= self.settings.max_sandboxes and idle:
                 kept = idle.pop(0)
                 try:
-                    await self._lay_down(kept.handle, "pressure")
+                    await self._suspender.lay_down(kept.handle, "pressure")
                 except (HourglassError, SandboxFailed, MachineError) as error:
                     log.warning("machine not stopped sandbox_id=%s %s", kept.handle.sandbox_id, error)
                 await self.drop(kept.handle.sandbox_id)

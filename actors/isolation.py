@@ -15,6 +15,7 @@ from actors.api import as_bearer, connect
 from actors.claim import Outcome
 from actors.life import SandboxContext
 from actors.machines.drivers import make_driver
+from actors.machines.protocol import MachineSpec
 from actors.sandbox import Sandbox
 from actors.session import Session
 
@@ -76,6 +77,10 @@ class Actors(Protocol):
 
     async def running(self) -> list[str]:
         """Ids of the sandboxes that have a machine on this node."""
+        ...
+
+    async def prepare(self) -> None:
+        """Do ahead what starting machines will need. Raises `MachineError`."""
         ...
 
     async def remove(self, sandbox_id: str) -> None:
@@ -184,6 +189,10 @@ class LocalActors:
         """See `Actors`."""
         return await self._driver.running()
 
+    async def prepare(self) -> None:
+        """See `Actors`."""
+        await prepare(self._driver, self._placement.settings)
+
     async def remove(self, sandbox_id: str) -> None:
         """See `Actors`."""
         await self._driver.remove(sandbox_id)
@@ -192,6 +201,11 @@ class LocalActors:
         """See `Actors`."""
         await self._client.close()
         await self._driver.close()
+
+
+async def prepare(driver: Driver, settings: Settings) -> None:
+    """Do ahead what the machines of these settings will need. Raises `MachineError`."""
+    await driver.prepare(MachineSpec("new", settings.template, settings.limits))
 
 
 def local_actors(placement: Placement, journal: Journal) -> Actors:

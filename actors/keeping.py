@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from actors.journal import Journal
     from actors.life import SandboxEntity
     from actors.session import SessionEntity
+    from events.envelope import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,16 @@ async def choose(journal: Journal, sandbox_id: str) -> Choice:
     if state.phase in (sandbox.Phase.ABSENT, sandbox.Phase.KILLED):
         raise SandboxFailed(f"sandbox {sandbox_id} is {state.phase}: there is nothing to keep")
     parent = state.parent or sandbox_id
-    children = [
-        event.data.child for event in await journal.read(f"sandbox-{parent}") if isinstance(event.data, SandboxForked)
-    ]
-    family = [parent, *children]
+    family = [parent, *forks_of(await journal.read(f"sandbox-{parent}"))]
     states = [(one, await _state(journal, one)) for one in family if one != sandbox_id]
     over = (sandbox.Phase.ABSENT, sandbox.Phase.KILLED)
     ended = tuple(one for one, its in states if its.phase not in over)
     return Choice(sandbox_id, parent, ended, state.session_id)
+
+
+def forks_of(history: list[Event]) -> list[str]:
+    """The sandboxes that were made from the one whose history it is."""
+    return [event.data.child for event in history if isinstance(event.data, SandboxForked)]
 
 
 async def keep(journal: Journal, choice: Choice, of_session: SessionEntity, ended: list[SandboxEntity]) -> None:

@@ -17,7 +17,7 @@ from actors.api import connect
 from actors.claim import Outcome
 from actors.cluster import prepare_process
 from actors.handle import SandboxFailed
-from actors.isolation import make_session, sandbox_context
+from actors.isolation import make_session, prepare, sandbox_context
 from actors.journal import RemoteJournal
 from actors.machines.drivers import make_driver
 from actors.sandbox import Sandbox
@@ -248,6 +248,10 @@ class ProcessActors:
     async def running(self) -> list[str]:
         """See `Actors`."""
         return await self._driver.running()
+
+    async def prepare(self) -> None:
+        """See `Actors`."""
+        await prepare(self._driver, self._placement.settings)
 
     async def remove(self, sandbox_id: str) -> None:
         """See `Actors`."""

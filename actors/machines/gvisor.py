@@ -96,6 +96,7 @@ class GvisorDriver:
         """Boot the template, and create the containers that are to wait."""
         try:
             root = await asyncio.to_thread(self._template_root, spec)
+            await asyncio.to_thread(self._node.sweep)
             await self._boots.of(spec, root)
             if self.volumes.places_late:
                 self._slots.fill(Kind(root, spec.limits))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +16,18 @@ from actors.machines import cgroups
 from actors.machines.folder import MachineFolder, MachineRecord
 from actors.machines.images import Images
 from actors.machines.launch import Nursery, end_machine, open_supervisor
-from actors.machines.locks import locked
+from actors.machines.locks import holder, locked
 from actors.machines.protocol import MachineUnavailable, SnapshotRecord
 from actors.machines.runsc import Runsc, find_runsc
-from actors.machines.slots import remove_root
+from actors.machines.slots import clear_away, remove_root
 from actors.machines.volumes import Kind, Volumes, open_volumes
 
 if TYPE_CHECKING:
     from actors.machines.protocol import MachineSpec
     from actors.machines.slots import Slot
+
+_SLOT_SECONDS = 60.0
+_SNAPSHOT_SECONDS = 3600.0
 
 _log = logging.getLogger(__name__)
 
@@ -163,6 +167,24 @@ class Node:
                     self.drop_snapshot(record.snapshot_id)
             folder.start_lock.unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Remove what nobody will: slots whose supervisor was killed, snapshots whose taker was.
+
+        What is younger than a minute may be somebody's who is just making it, an hour for a snapshot.
+        """
+        for folder in _older(self.waiting, _SLOT_SECONDS):
+            if holder(folder / "lock") is None:
+                clear_away(folder.name, folder, self.volumes.slots / folder.name / "root")
+        used = {self.folder(name.parent.name).record() for name in self.storage.glob("machines/*/machine.json")}
+        machines = {record.machine_id for record in used if record is not None}
+        for slot in _older(self.volumes.slots, _SLOT_SECONDS):
+            if slot.name not in machines and not (self.waiting / slot.name).exists():
+                remove_root(slot / "root")
+        for half in self.images.unfinished():
+            if half in _older(self.images.folder, _SNAPSHOT_SECONDS):
+                self.volumes.forget(half)
+                self.images.erase(half)
+
     def drop_snapshot(self, snapshot_id: str) -> None:
         """Remove a snapshot; at once out of use, then its files."""
         folder = self.images.retire(snapshot_id)
@@ -186,3 +208,18 @@ class Node:
         self.volumes.take_back(sandbox_id, same_as=same_as)
         if live is not None:
             remove_root(live.parent)
+
+
+def _older(folder: Path, seconds: float) -> list[Path]:
+    """Folders in a folder that nobody has changed for that long."""
+    if not folder.is_dir():
+        return []
+    now = time.time()
+    found = []
+    for path in folder.iterdir():
+        try:
+            if path.is_dir() and now - path.stat().st_mtime > seconds:
+                found.append(path)
+        except FileNotFoundError:
+            continue  # its owner was quicker
+    return found

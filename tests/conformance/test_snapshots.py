@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -265,3 +266,30 @@ async def test_containers_wait_for_sandboxes(driver: GvisorDriver, new_sandbox: 
         folders = (driver.storage / "machines" / ".waiting", driver.volumes.slots)
         while any(set(os.listdir(folder)) & set(waiting) for folder in folders):  # noqa: ASYNC110 - nobody tells us
             await asyncio.sleep(0.05)
+
+
+async def test_what_killed_processes_left_is_swept(driver: GvisorDriver, new_sandbox: NewSandbox) -> None:
+    spec = new_sandbox()
+    machine = await driver.start(spec)
+    left = "hg-0123456789abcdef"
+    folders = [
+        driver.storage / "machines" / ".waiting" / left,
+        driver.volumes.slots / left / "root" / "init",
+        driver.volumes.snapshots / "snap-left.new" / "image",
+    ]
+    hour_ago = time.time() - 4000
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for folder in (folders[0], folders[1].parent.parent, folders[2].parent):
+        os.utime(folder, (hour_ago, hour_ago))
+    young = driver.volumes.slots / "hg-fedcba9876543210" / "root"
+    young.mkdir(parents=True)
+    try:
+        await asyncio.to_thread(driver._node.sweep)
+        assert not [folder for folder in folders if folder.exists()]
+        assert young.exists()
+        # What lives is left alone.
+        assert await bash(machine, "echo here") == "here"
+    finally:
+        shutil.rmtree(young.parent)
+    await machine.kill()

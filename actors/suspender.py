@@ -1,0 +1,74 @@
+"""What puts the sandboxes of a host to disk: now and then those that nobody uses, and any on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Literal
+
+from actors.handle import SandboxFailed
+from actors.resting import Idle, available_memory, to_suspend
+
+if TYPE_CHECKING:
+    from actors.handle import SandboxHandle
+    from actors.host import Host
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 1.0
+
+
+class Suspender:
+    """Of one host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def lay_down(self, handle: SandboxHandle, reason: Literal["idle", "shutdown", "pressure"]) -> None:
+        """Put a sandbox to disk; where that can't be, keep its files."""
+        view = await handle.view()
+        if view["phase"] not in ("running", "frozen"):
+            return
+        try:
+            await handle.suspend(reason)
+        except SandboxFailed as error:
+            log.warning("not suspended, stopped sandbox_id=%s %s", handle.sandbox_id, error)
+            await handle.stop("shutdown" if reason == "shutdown" else "requested")
+
+    async def run(self) -> None:
+        """Again and again: what nobody uses goes to disk."""
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            try:
+                await self.once()
+            except Exception:
+                # A bug here must not keep the node's memory for good, nor end the host.
+                log.exception("sandboxes could not be put to rest")
+
+    async def once(self) -> None:
+        """Look once, and suspend what is to be."""
+        settings, now = self._host.settings, time.monotonic()
+        busy = self._host.busy()
+        kept = [one for sandbox_id, one in self._host.kept.items() if sandbox_id not in busy]
+        views = [(one, await one.handle.view()) for one in kept if not one.handle.gone]
+        idle = [
+            Idle(one.handle.sandbox_id, now - one.used_at, int(str(view["memory_bytes"] or 0)))
+            for one, view in views
+            if view["phase"] in ("running", "frozen") and not view["busy"]
+        ]
+        for one, view in views:
+            over = view["phase"] in ("suspended", "stopped", "killed") and now - one.used_at > settings.suspend_after
+            if over and one.handle.sandbox_id not in self._host.busy():
+                await self._host.drop(one.handle.sandbox_id)
+        chosen = to_suspend(
+            idle,
+            suspend_after=settings.suspend_after,
+            available_bytes=available_memory(),
+            reserve_bytes=settings.memory_reserve_bytes,
+        )
+        for sandbox_id, reason in chosen:
+            async with self._host.room:
+                if sandbox_id in self._host.kept and sandbox_id not in self._host.busy():
+                    await self.lay_down(self._host.kept[sandbox_id].handle, reason)
+                    await self._host.drop(sandbox_id)
