@@ -15,6 +15,7 @@ import typer
 
 from events import commands_log
 from events.commands_entities import sandboxes, sessions
+from events.commands_usage import usage
 from events.console import clean, is_ours, report
 
 _GROUP = "hourglass.commands"
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands that read the log."""
     app.command()(sessions)
     app.command()(sandboxes)
+    app.command()(usage)
     app.add_typer(commands_log.app)
 
 

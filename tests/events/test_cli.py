@@ -371,7 +371,12 @@ def test_a_reader_that_has_seen_enough(home: Path) -> None:
 
 
 def test_every_command_has_help_and_json() -> None:
-    commands = [["sessions"], ["sandboxes"], *(["log", name] for name in ("tail", "show", "verify", "export"))]
+    commands = [
+        ["sessions"],
+        ["sandboxes"],
+        ["usage"],
+        *(["log", name] for name in ("tail", "show", "verify", "export")),
+    ]
     for command in commands:
         text = output(*command, "--help")
         assert "--json" in text

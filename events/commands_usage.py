@@ -1,0 +1,82 @@
+"""`hourglass usage`: what sandboxes and sessions have used, from the log alone."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from events.commands_entities import AsJson, Home, LogFile
+from events.console import clean, duration, print_json, print_table, size
+from events.errors import NothingThere
+from events.home import log_path
+from events.sqlite_log import SqliteLog
+from events.usage import Usage, usage_of
+
+if TYPE_CHECKING:
+    from events.usage import SandboxUsage
+
+_STREAM = "sandbox-"
+
+
+def usage(
+    target: Annotated[str | None, typer.Argument(help="A session or a sandbox; default: all.")] = None,
+    home: Home = None,
+    log: LogFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what each sandbox has used: time running, frozen and on disk, CPU, memory, snapshots."""
+    path = log_path(home, log)
+    now_us = time.time_ns() // 1000
+    with SqliteLog(path, read_only=True) as opened:
+        streams = [stream for stream in opened.streams() if stream.startswith(_STREAM)]
+        found = [usage_of(stream.removeprefix(_STREAM), opened.read(stream), now_us) for stream in streams]
+    if target is not None:
+        found = [one for one in found if target in (one.sandbox_id, one.session_id)]
+        if not found:
+            raise NothingThere(path=path, what=f"sandbox or session {target}")
+    total = Usage()
+    for one in found:
+        total = total.plus(one.usage)
+    if as_json:
+        print_json({"sandboxes": [_as_json(one) for one in found], "total": total.as_json()})
+        return
+    columns = (
+        "sandbox",
+        "phase",
+        "session",
+        ">running",
+        ">frozen",
+        ">on disk",
+        ">CPU",
+        ">memory",
+        ">calls",
+        ">snapshots",
+    )
+    print_table(columns, [*map(_row, found), ("in all", "", "", *_figures(total))])
+
+
+def _as_json(one: SandboxUsage) -> dict[str, object]:
+    return {
+        "sandbox_id": one.sandbox_id,
+        "session_id": one.session_id,
+        "phase": one.phase.value,
+        **one.usage.as_json(),
+    }
+
+
+def _row(one: SandboxUsage) -> tuple[object, ...]:
+    return (clean(one.sandbox_id), one.phase.value, clean(one.session_id), *_figures(one.usage))
+
+
+def _figures(used: Usage) -> tuple[object, ...]:
+    return (
+        duration(used.seconds_running),
+        duration(used.seconds_frozen),
+        duration(used.seconds_suspended),
+        duration(used.cpu_seconds),
+        size(used.memory_high_bytes),
+        used.tool_calls,
+        f"{used.snapshots} ({size(used.snapshot_bytes)})",
+    )

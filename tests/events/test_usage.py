@@ -1,0 +1,101 @@
+"""What a sandbox has used, by its history."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from events.cli import build
+from events.envelope import new_events
+from events.sqlite_log import SqliteLog
+from events.types import (
+    Limits,
+    SandboxCreated,
+    SandboxFrozen,
+    SandboxKilled,
+    SandboxResumed,
+    SandboxSnapshotted,
+    SandboxStarted,
+    SandboxSuspended,
+    SandboxThawed,
+    ToolCallCompleted,
+    ToolCallStarted,
+)
+from events.usage import Usage, usage_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from events.envelope import Event
+    from events.types import EventData
+
+SECOND = 1_000_000
+CREATED = SandboxCreated(session_id="s", driver="gvisor", template="base", limits=Limits())
+HISTORY: list[tuple[float, EventData]] = [
+    (0, CREATED),
+    (1, SandboxStarted(machine_id="m1", node="n", seconds=0.1, agent_version="1")),
+    (2, ToolCallStarted(tool_use_id="t", tool="bash", input={})),
+    (4, ToolCallCompleted(tool_use_id="t", content=[], is_error=False, seconds=2)),
+    (5, SandboxFrozen(reason="idle", cpu_seconds=1.0, memory_high_bytes=50)),
+    (15, SandboxThawed(seconds=0.001)),
+    (16, SandboxFrozen(reason="idle", cpu_seconds=1.5, memory_high_bytes=60)),
+    (20, SandboxSnapshotted(snapshot_id="a", node="n", image_bytes=9, seconds=0.1, reason="suspend")),
+    (20, SandboxSuspended(reason="idle", snapshot_id="a", cpu_seconds=2.0, memory_high_bytes=70)),
+    (120, SandboxResumed(machine_id="m2", node="n", snapshot_id="a", seconds=0.1)),
+    # The clock was set back.
+    (110, SandboxKilled(reason="requested", cpu_seconds=0.5, memory_high_bytes=40)),
+]
+
+
+def events(log: SqliteLog, moments: list[tuple[float, EventData]]) -> Iterator[Event]:
+    stored = log.append("sandbox-x", new_events("c", [data for _, data in moments]), expected=0)
+    for event, (at, _) in zip(stored, moments, strict=True):
+        yield dataclasses.replace(event, recorded_at_us=int(at * SECOND))
+
+
+def test_time_goes_to_the_phase_that_it_was_spent_in(log: SqliteLog) -> None:
+    found = usage_of("x", events(log, HISTORY), 500 * SECOND)
+    assert (found.session_id, found.phase.value) == ("s", "killed")
+    assert found.usage == Usage(
+        seconds_running=5.0,
+        seconds_frozen=14.0,
+        seconds_suspended=100.0,
+        cpu_seconds=2.5,
+        memory_high_bytes=70,
+        snapshots=1,
+        snapshot_bytes=9,
+        tool_calls=1,
+        call_seconds=2.0,
+    )
+
+
+def test_what_still_lasts_is_counted_until_now(log: SqliteLog) -> None:
+    assert usage_of("x", events(log, HISTORY[:5]), 65 * SECOND).usage.seconds_frozen == 60.0
+    assert usage_of("x", [], 65 * SECOND).usage == Usage()
+
+
+def test_several_are_summed_but_for_the_most_memory() -> None:
+    one, other = Usage(seconds_running=1, memory_high_bytes=5, forks=1), Usage(seconds_running=2, memory_high_bytes=3)
+    assert one.plus(other) == Usage(seconds_running=3, memory_high_bytes=5, forks=1)
+
+
+@pytest.mark.parametrize("target", [None, "x", "s"])
+def test_the_command_reads_the_file_alone(tmp_path: Path, target: str | None) -> None:
+    with SqliteLog(tmp_path / "log.db") as log:
+        log.append("sandbox-x", new_events("c", [data for _, data in HISTORY]), expected=0)
+    arguments = ["usage", *([target] if target else []), "--home", str(tmp_path)]
+    told = json.loads(CliRunner().invoke(build(), [*arguments, "--json"]).stdout)
+    assert told["sandboxes"][0]["sandbox_id"] == "x"
+    assert told["total"]["cpu_seconds"] == 2.5
+    assert "in all" in CliRunner().invoke(build(), arguments).stdout
+
+
+def test_an_unknown_target_is_an_error(tmp_path: Path) -> None:
+    SqliteLog(tmp_path / "log.db").close()
+    result = CliRunner().invoke(build(), ["usage", "nobody", "--home", str(tmp_path)])
+    assert result.exit_code == 1
