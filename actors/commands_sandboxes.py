@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.live import Live
 
-from events.console import console, print_json, say, table
+from events.console import clean, console, print_json, say, table
 
 if TYPE_CHECKING:
     from actors.settings import Settings
@@ -114,10 +114,10 @@ def top(
 def _views(views: list[dict[str, Any]]) -> Any:
     rows = [
         (
-            one["sandbox_id"],
+            clean(one["sandbox_id"]),
             one["phase"] + (", a call runs" if one["busy"] else ""),
-            one["session_id"],
-            one["parent"],
+            clean(one["session_id"]),
+            clean(one["parent"]),
             f"{one['calls']:,}",
             "" if one["cpu_seconds"] is None else f"{one['cpu_seconds']:.2f} s",
             "" if one["memory_bytes"] is None else f"{one['memory_bytes'] / 1024**2:.0f} MiB",

@@ -40,6 +40,7 @@ _FILES = {"fix-the-bug": "/workspace/durations.py", "tidy-the-logs": "/workspace
 PACE_SECONDS = 0.4
 """Between two events of a recorded agent: it would be over before anybody has read a line."""
 _LONGEST_SECONDS = 110.0
+_FORKS = 3
 _LOOK_SECONDS = 0.1
 _INTERRUPTED = 130
 _SHOWN_LINES = 30
@@ -104,7 +105,7 @@ def demo(home: Path | None, *, as_json: bool) -> None:
     screen = Console(quiet=True) if as_json else console()
     screen.width = min(screen.width, _WIDTH)
     run = Demo(place.absolute(), screen)
-    local = LocalHourglass(run.home, pace=PACE_SECONDS, max_idle=30.0, max_sandboxes=len(_ERRANDS))
+    local = LocalHourglass(run.home, pace=PACE_SECONDS, max_idle=30.0, max_sandboxes=len(_ERRANDS) + _FORKS)
     began = time.monotonic()
     try:
         found = _run(run, local)
@@ -148,11 +149,12 @@ def _run(run: Demo, local: LocalHourglass) -> dict[str, Any]:
         _watch(run, local, stories)
         found = {"sessions": [_as_json(story) for story in stories]}
         _totals(run, stories)
+    kept = _pause_and_fork(run, local, errands[0])
     files = _fetch(run, local, errands)
     _verify(run, local)
     with run.step("all stopped", "leases handed back, machines ended, sandboxes removed; the log is kept"):
         _stop(local)
-    return found | {"files": files, "verified": True}
+    return found | {"kept": kept, "files": files, "verified": True}
 
 
 def _errands(run: Demo, local: LocalHourglass) -> list[Errand]:
@@ -212,6 +214,19 @@ def _as_json(story: Story) -> dict[str, Any]:
         "sandboxes": timeline.sandboxes if timeline is not None else [],
         "calls": timeline.totals.calls if timeline is not None else 0,
     }
+
+
+def _pause_and_fork(run: Demo, local: LocalHourglass, errand: Errand) -> str:
+    """To disk and back, then forks of it, one of which is kept; the id of that one."""
+    run.title("To disk with its memory and processes, and back; then three forks of it, one of them kept")
+    session_id = str(errand.session_id)
+    for command in (("pause", session_id), ("resume", session_id), ("fork", session_id, "-n", str(_FORKS))):
+        said = _command(run, local, *command)
+        run.screen.print(Padding(Text("\n".join(map(clean, said.strip().splitlines()))), (0, 2)))
+    kept = said.split()[0]
+    for command in (("top", "--once"), ("keep", kept)):
+        run.screen.print(Text(_command(run, local, *command).rstrip()), soft_wrap=True)
+    return kept
 
 
 def _fetch(run: Demo, local: LocalHourglass, errands: list[Errand]) -> dict[str, str]:

@@ -85,6 +85,12 @@ def test_the_demo_shows_two_sessions_and_leaves_the_log_alone(tmp_path: Path) ->
     assert "| /checkout | 44 |" in (home / "report.md").read_text()
     with SqliteLog(home / "log.db", read_only=True) as log:
         assert log.verify() is None
+        # One fork of three took its parent's place.
+        kinds = [event.type for event in log.read(f"sandbox-{found['kept']}")]
+        assert kinds[:3] == ["sandbox.created", "sandbox.suspended", "sandbox.resumed"]
+        parent = [event.type for event in log.read(f"sandbox-{found['sessions'][0]['sandboxes'][0]}")]
+        assert parent.count("sandbox.forked") == 3
+        assert parent[-1] == "sandbox.killed"
         for one in found["sessions"]:
             timeline = read(log, find(log, one["session_id"]))
             assert timeline.totals.posted == one["calls"]
