@@ -90,8 +90,17 @@ def _eventsourcing(folder: Path) -> Callable[[], float]:
 
     class Box(Aggregate):  # type: ignore[misc]
         @event("Created")  # type: ignore[untyped-decorator]
-        def __init__(self, session_id: str, driver: str, template: str, limits: dict[str, Any]) -> None:
+        def __init__(
+            self,
+            session_id: str,
+            driver: str,
+            template: str,
+            limits: dict[str, Any],
+            parent: str,
+            parent_version: int,
+        ) -> None:
             self.origin = (session_id, driver, template, limits)
+            self.parent = parent
             self.machine = ""
             self.calls: dict[str, Any] = {}
 
