@@ -13,7 +13,7 @@ import secrets
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from actors.api import API_ERRORS, as_bearer, describe, is_fatal, session_token
 from actors.claim import Claim, Outcome
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
     from anthropic.types.beta.environments import BetaSelfHostedWork
 
-    from actors.host import LostReason, ReleaseReason
+    from actors.host import LostReason
+    from actors.host_handle import HostHandle
     from actors.queue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -40,46 +41,6 @@ _CLAIMS_FIRST_S = 1.0
 """How long a session waits for other claims: a queue that gives more and more must not hold up what is claimed."""
 _CROWD_S = 0.1
 """Items that come within this time of each other are a crowd."""
-
-
-class HostHandle(Protocol):
-    """A host as the controller sees it. Every method raises `HostGone` where the host died or is being replaced."""
-
-    async def claim(self, claim: Claim) -> None:
-        """See `Host.claim`."""
-        ...
-
-    async def serve(self, claim: Claim, tokens: list[str]) -> Outcome:
-        """See `Host.serve`."""
-        ...
-
-    async def cancel(self, claim_id: str) -> None:
-        """See `Host.cancel`."""
-        ...
-
-    async def drain(self) -> None:
-        """See `Host.drain`."""
-        ...
-
-    async def release(self, claim: Claim, reason: ReleaseReason) -> None:
-        """See `Host.release`."""
-        ...
-
-    async def lose_lease(self, claim: Claim, reason: LostReason, detail: str) -> None:
-        """See `Host.lose_lease`."""
-        ...
-
-    async def fail(self, claim: Claim, reason: Literal["api_error", "internal"], detail: str) -> None:
-        """See `Host.fail`."""
-        ...
-
-    async def open_claims(self) -> list[Claim]:
-        """See `Host.open_claims`."""
-        ...
-
-    async def bury(self, session_id: str) -> None:
-        """See `Host.bury`."""
-        ...
 
 
 @dataclass(slots=True)
