@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 _TURNS = 9
 _TIMES = 1.2
-_FILL = (
-    "mkdir /workspace/tree && cd /workspace/tree && head -c 100K /dev/urandom > seed && "
-    "for d in $(seq 200); do mkdir $d; for f in $(seq 100); do cat ../tree/seed > $d/$f; done; done; du -s ."
-)
+_FILL = """python3 -c '
+import os
+data = os.urandom(100 * 1024)
+for folder in range(200):
+    os.makedirs(f"/workspace/tree/{folder}")
+    for file in range(100):
+        with open(f"/workspace/tree/{folder}/{file}", "wb") as out:
+            out.write(data)
+'"""
 
 
 def run(progress: Progress) -> Result:
