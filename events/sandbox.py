@@ -9,18 +9,24 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import singledispatch
+from typing import TYPE_CHECKING
 
 from events.errors import IllegalTransition
 from events.life import illegal
 from events.sandbox_commands import (
+    CloseForward,
     Command,
     CompleteCall,
     Crash,
     Create,
+    EndProcess,
     Fork,
     Freeze,
     InterruptCall,
     Kill,
+    OpenForward,
+    OpenProcess,
+    RecordCopy,
     Recover,
     Resume,
     Snapshot,
@@ -36,9 +42,14 @@ from events.types import (
     EventData,
     SandboxCrashed,
     SandboxCreated,
+    SandboxFileCopied,
     SandboxForked,
+    SandboxForwardClosed,
+    SandboxForwardOpened,
     SandboxFrozen,
     SandboxKilled,
+    SandboxProcessEnded,
+    SandboxProcessStarted,
     SandboxRecovered,
     SandboxResumed,
     SandboxSnapshotted,
@@ -51,18 +62,26 @@ from events.types import (
     ToolCallStarted,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = [
     "TRANSITIONS",
     "CallStatus",
+    "CloseForward",
     "Command",
     "CompleteCall",
     "Crash",
     "Create",
+    "EndProcess",
     "Fork",
     "Freeze",
     "InterruptCall",
     "Kill",
+    "OpenForward",
+    "OpenProcess",
     "Phase",
+    "RecordCopy",
     "Recover",
     "Resume",
     "SandboxCall",
@@ -162,6 +181,8 @@ def _snapshot(command: Snapshot, state: SandboxState) -> EventData | None:
         snapshot_id=command.snapshot_id,
         node=command.node,
         image_bytes=command.image_bytes,
+        tree_digest=command.tree_digest,
+        tree_bytes=command.tree_bytes,
         seconds=command.held_seconds,
         reason=command.reason,
     )
@@ -189,7 +210,8 @@ def _resume(command: Resume, state: SandboxState) -> EventData | None:
 
 @_decide.register
 def _fork(command: Fork, state: SandboxState) -> EventData | None:
-    del state  # each child is an event of its own
+    if command.child in state.children:
+        return None
     return SandboxForked(child=command.child, snapshot_id=command.snapshot_id)
 
 
@@ -231,6 +253,7 @@ def _complete(command: CompleteCall, state: SandboxState) -> EventData | None:
         is_error=command.is_error,
         seconds=command.seconds,
         output_bytes=command.output_bytes,
+        **asdict(command.used),
     )
 
 
@@ -239,6 +262,60 @@ def _interrupt(command: InterruptCall, state: SandboxState) -> EventData | None:
     if _is_ended(state, command.tool_use_id, CallStatus.INTERRUPTED, command):
         return None
     return ToolCallInterrupted(tool_use_id=command.tool_use_id, reason=command.reason, content=list(command.content))
+
+
+@_decide.register
+def _open_process(command: OpenProcess, state: SandboxState) -> EventData | None:
+    if command.process_id in state.processes:
+        return None
+    return SandboxProcessStarted(
+        process_id=command.process_id, command=command.command, terminal=command.terminal, by=command.by
+    )
+
+
+@_decide.register
+def _end_process(command: EndProcess, state: SandboxState) -> EventData | None:
+    if not _is_open(state, state.processes, command.process_id, command):
+        return None
+    return SandboxProcessEnded(
+        process_id=command.process_id,
+        exit_code=command.exit_code,
+        seconds=command.seconds,
+        bytes_out=command.bytes_out,
+    )
+
+
+@_decide.register
+def _open_forward(command: OpenForward, state: SandboxState) -> EventData | None:
+    if command.forward_id in state.forwards:
+        return None
+    return SandboxForwardOpened(forward_id=command.forward_id, port=command.port)
+
+
+@_decide.register
+def _close_forward(command: CloseForward, state: SandboxState) -> EventData | None:
+    if not _is_open(state, state.forwards, command.forward_id, command):
+        return None
+    return SandboxForwardClosed(
+        forward_id=command.forward_id,
+        seconds=command.seconds,
+        bytes_in=command.bytes_in,
+        bytes_out=command.bytes_out,
+    )
+
+
+@_decide.register
+def _copy(command: RecordCopy, state: SandboxState) -> EventData | None:
+    del state  # each copy is an event of its own
+    return SandboxFileCopied(path=command.path, direction=command.direction, bytes=command.size)
+
+
+def _is_open(state: SandboxState, known: Mapping[str, bool], which: str, command: Command) -> bool:
+    """Whether it has an end to come; one that never began has none to record."""
+    is_open = known.get(which)
+    if is_open is None:
+        raise _illegal(state, command, f"no {which} was opened")
+    return is_open
 
 
 def _is_ended(state: SandboxState, tool_use_id: str, status: CallStatus, command: Command) -> bool:

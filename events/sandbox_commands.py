@@ -61,7 +61,7 @@ class Crash:
 class Freeze:
     """The machine gets no CPU any more."""
 
-    reason: Literal["idle", "requested", "call"]
+    reason: Literal["idle", "requested", "snapshot", "call"]
     used: Used = field(default_factory=Used)
 
 
@@ -81,6 +81,8 @@ class Snapshot:
     image_bytes: int
     held_seconds: float
     reason: Literal["turn", "call", "every", "requested", "fork", "suspend"]
+    tree_digest: str = ""
+    tree_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ class Resume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fork:
-    """Another sandbox is made from a snapshot of this one."""
+    """Another sandbox is made from a snapshot of this one; one command for each child."""
 
     child: str
     snapshot_id: str
@@ -147,6 +149,7 @@ class CompleteCall:
     is_error: bool
     seconds: float
     output_bytes: int = 0
+    used: Used = field(default_factory=Used)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +159,53 @@ class InterruptCall:
     tool_use_id: str
     reason: Literal["user", "machine_lost", "out_of_memory", "host_lost", "thread_terminated"]
     content: tuple[JsonObject, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenProcess:
+    """A program is about to run beside the calls. Where it decides nothing, it was opened before: do not run it."""
+
+    process_id: str
+    command: str
+    terminal: bool
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndProcess:
+    """Such a program ended, or nobody is connected to it any more."""
+
+    process_id: str
+    exit_code: int | None
+    seconds: float
+    bytes_out: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenForward:
+    """Connections from outside reach a port inside."""
+
+    forward_id: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseForward:
+    """They do not any more."""
+
+    forward_id: str
+    seconds: float
+    bytes_in: int
+    bytes_out: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordCopy:
+    """A file went in or out; each copy is an event."""
+
+    path: str
+    direction: Literal["in", "out"]
+    size: int
 
 
 Command = (
@@ -174,4 +224,9 @@ Command = (
     | StartCall
     | CompleteCall
     | InterruptCall
+    | OpenProcess
+    | EndProcess
+    | OpenForward
+    | CloseForward
+    | RecordCopy
 )

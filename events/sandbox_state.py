@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from rpds import HashTrieMap
+from rpds import HashTrieMap, HashTrieSet
 
 from events.life import Life, data_of, illegal
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
         Limits,
         SandboxBranched,
         SandboxCreated,
+        SandboxForked,
+        SandboxForwardClosed,
+        SandboxForwardOpened,
+        SandboxProcessEnded,
+        SandboxProcessStarted,
         SandboxRecovered,
         SandboxResumed,
         SandboxSnapshotted,
@@ -79,6 +84,11 @@ TRANSITIONS: Mapping[str, Mapping[Phase, Phase]] = {
     "tool_call.interrupted": _OUTCOME,
     "sandbox.snapshotted": {phase: phase for phase in _ALIVE},
     "sandbox.forked": _UNCHANGED,
+    "sandbox.process_started": {Phase.RUNNING: Phase.RUNNING},
+    "sandbox.process_ended": _OUTCOME,
+    "sandbox.forward_opened": {Phase.RUNNING: Phase.RUNNING},
+    "sandbox.forward_closed": _OUTCOME,
+    "sandbox.file_copied": _UNCHANGED,
     "egress.connected": _UNCHANGED,
     "egress.refused": _UNCHANGED,
     "egress.policy_changed": _UNCHANGED,
@@ -115,6 +125,8 @@ _STARTED, _COMPLETED = CallStatus.STARTED, CallStatus.COMPLETED
 _call = partial(cast("Callable[..., SandboxCall]", tuple.__new__), SandboxCall)
 
 _NO_CALLS: HashTrieMap[str, SandboxCall] = HashTrieMap()
+_NOTHING_OPEN: HashTrieMap[str, bool] = HashTrieMap()
+_NO_CHILDREN: HashTrieSet[str] = HashTrieSet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +151,16 @@ class SandboxState:
     """How many events were folded: the version of the stream's last one."""
     snapshot_id: str = ""
     """The last snapshot of it, or the one that it began with; "" where there is none."""
+    snapshot_version: int = 0
+    """The version of this stream that it is the state of; 0 where there is none, or it is a branch's first."""
     parent: str = ""
     """Of a fork: the sandbox that it was made from."""
+    children: HashTrieSet[str] = field(default=_NO_CHILDREN)
+    """Every fork of it, ended or not."""
+    processes: HashTrieMap[str, bool] = field(default=_NOTHING_OPEN)
+    """Every process ever opened beside the tool calls, by its id: whether it is open."""
+    forwards: HashTrieMap[str, bool] = field(default=_NOTHING_OPEN)
+    """Every forward ever opened, by its id: whether it is open."""
 
     @property
     def stream(self) -> str:
@@ -152,12 +172,24 @@ class SandboxState:
         """Calls that were started and have no outcome, in no order."""
         return [call for call in self.calls.values() if call.status is CallStatus.STARTED]
 
+    @property
+    def open_processes(self) -> list[str]:
+        """Processes beside the tool calls whose end is not recorded; after a host died, the next one records it."""
+        return sorted(one for one, is_open in self.processes.items() if is_open)
+
+    @property
+    def open_forwards(self) -> list[str]:
+        """Forwards whose end is not recorded; likewise."""
+        return sorted(one for one, is_open in self.forwards.items() if is_open)
+
 
 class _Draft:
     """A mutable twin of `SandboxState`."""
 
     __slots__ = (
         "calls",
+        "children",
+        "forwards",
         "known",
         "machine_id",
         "memory_lost",
@@ -165,7 +197,9 @@ class _Draft:
         "origin",
         "parent",
         "phase",
+        "processes",
         "snapshot_id",
+        "snapshot_version",
         "state",
         "version",
     )
@@ -179,7 +213,11 @@ class _Draft:
         self.memory_lost = state.memory_lost
         self.version = state.version
         self.snapshot_id = state.snapshot_id
+        self.snapshot_version = state.snapshot_version
         self.parent = state.parent
+        self.children = state.children
+        self.processes = state.processes
+        self.forwards = state.forwards
         self.known = state.calls
         self.calls: dict[str, SandboxCall] = {}
         """Those that changed."""
@@ -195,7 +233,11 @@ class _Draft:
             self.memory_lost,
             self.version,
             self.snapshot_id,
+            self.snapshot_version,
             self.parent,
+            self.children,
+            self.processes,
+            self.forwards,
         )
 
 
@@ -206,6 +248,11 @@ _TELLING = frozenset({"machine_lost", "out_of_memory", "host_lost"})
 def _created(draft: _Draft, data: SandboxCreated | SandboxBranched) -> None:
     draft.origin = (data.session_id, data.driver, data.template, data.limits)
     draft.parent = data.parent
+
+
+def _branched(draft: _Draft, data: SandboxBranched) -> None:
+    _created(draft, data)
+    draft.snapshot_id = data.snapshot_id
 
 
 def _started(draft: _Draft, data: SandboxStarted) -> None:
@@ -221,7 +268,41 @@ def _recovered(draft: _Draft, data: SandboxRecovered) -> None:
 
 
 def _snapshot(draft: _Draft, data: SandboxSnapshotted | SandboxSuspended) -> None:
-    draft.snapshot_id = data.snapshot_id
+    if data.snapshot_id != draft.snapshot_id:
+        # Of the state before this event: it is counted only after this.
+        draft.snapshot_id, draft.snapshot_version = data.snapshot_id, draft.version
+
+
+def _forked(draft: _Draft, data: SandboxForked) -> None:
+    draft.children = draft.children.insert(data.child)
+
+
+def _process_started(draft: _Draft, data: SandboxProcessStarted) -> None:
+    draft.processes = _opened(draft, data.type, draft.processes, data.process_id)
+
+
+def _process_ended(draft: _Draft, data: SandboxProcessEnded) -> None:
+    draft.processes = _closed(draft, data.type, draft.processes, data.process_id)
+
+
+def _forward_opened(draft: _Draft, data: SandboxForwardOpened) -> None:
+    draft.forwards = _opened(draft, data.type, draft.forwards, data.forward_id)
+
+
+def _forward_closed(draft: _Draft, data: SandboxForwardClosed) -> None:
+    draft.forwards = _closed(draft, data.type, draft.forwards, data.forward_id)
+
+
+def _opened(draft: _Draft, what: str, known: HashTrieMap[str, bool], which: str) -> HashTrieMap[str, bool]:
+    if which in known:
+        raise illegal(draft.freeze(), what, f"{which} was opened before")
+    return known.insert(which, True)
+
+
+def _closed(draft: _Draft, what: str, known: HashTrieMap[str, bool], which: str) -> HashTrieMap[str, bool]:
+    if not known.get(which):
+        raise illegal(draft.freeze(), what, f"{which} is not open")
+    return known.insert(which, False)
 
 
 def _resumed(draft: _Draft, data: SandboxResumed) -> None:
@@ -265,12 +346,17 @@ LIFE = Life[SandboxState, _Draft](
     TRANSITIONS,
     {
         "sandbox.created": _created,
-        "sandbox.branched": _created,
+        "sandbox.branched": _branched,
         "sandbox.started": _started,
         "sandbox.recovered": _recovered,
         "sandbox.resumed": _resumed,
         "sandbox.snapshotted": _snapshot,
         "sandbox.suspended": _snapshot,
+        "sandbox.forked": _forked,
+        "sandbox.process_started": _process_started,
+        "sandbox.process_ended": _process_ended,
+        "sandbox.forward_opened": _forward_opened,
+        "sandbox.forward_closed": _forward_closed,
         "tool_call.started": _call_started,
         "tool_call.completed": _call_completed,
         "tool_call.interrupted": _call_interrupted,

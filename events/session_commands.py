@@ -109,6 +109,8 @@ class KeepSandbox:
     sandbox_id: str
     previous: str
     ended: tuple[str, ...]
+    asked_by: str = ""
+    """The tool call that asks for it, which alone may be open; "" where a person does."""
 
 
 Command = (

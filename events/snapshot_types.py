@@ -68,6 +68,8 @@ class SandboxSnapshotted(Payload):
     """Memory and processes."""
     tree_digest: str = ""
     """Of the work tree, where it was computed."""
+    tree_bytes: int | None = None
+    """What the file tree alone takes beside its parent's; None where nobody counted."""
     seconds: float
     """How long the machine stood still."""
     reason: Literal["turn", "call", "every", "requested", "fork", "suspend"] = "requested"

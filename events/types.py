@@ -12,6 +12,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from events.access_types import (
+    SandboxFileCopied,
+    SandboxForwardClosed,
+    SandboxForwardOpened,
+    SandboxProcessEnded,
+    SandboxProcessStarted,
+)
 from events.egress_types import EgressConnected, EgressPolicyChanged, EgressRefused
 from events.payload import JsonObject, Payload
 from events.replay_types import ReplayDiverged, ReplayVerified
@@ -78,6 +85,11 @@ EventData = Annotated[
     | SandboxSnapshotted
     | SandboxForked
     | SandboxBranched
+    | SandboxProcessStarted
+    | SandboxProcessEnded
+    | SandboxForwardOpened
+    | SandboxForwardClosed
+    | SandboxFileCopied
     | EgressConnected
     | EgressRefused
     | EgressPolicyChanged
@@ -99,9 +111,14 @@ __all__ = [
     "SandboxBranched",
     "SandboxCrashed",
     "SandboxCreated",
+    "SandboxFileCopied",
     "SandboxForked",
+    "SandboxForwardClosed",
+    "SandboxForwardOpened",
     "SandboxFrozen",
     "SandboxKilled",
+    "SandboxProcessEnded",
+    "SandboxProcessStarted",
     "SandboxRecovered",
     "SandboxResumed",
     "SandboxSnapshotted",

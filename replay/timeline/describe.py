@@ -51,6 +51,47 @@ def _kept(data: types.SandboxRecovered) -> str:
     return f"machine found again in {duration(data.seconds)}: memory and files kept"
 
 
+def _created(data: types.SandboxCreated) -> str:
+    forked = f"forked from {data.parent} at version {data.parent_version:,}: " if data.parent else ""
+    return f"sandbox created: {forked}{data.driver}, template {data.template}, {_limits(data.limits)}"
+
+
+def _suspended(data: types.SandboxSuspended) -> str:
+    if data.reason == "fork":
+        return f"begins on its parent's snapshot {data.snapshot_id}"
+    return f"suspended to disk{_took(data.seconds)}, {_words(data.reason)}{_used(data)}"
+
+
+def _snapshotted(data: types.SandboxSnapshotted) -> str:
+    tree = f" and {size(data.tree_bytes)} of files" if data.tree_bytes is not None else ""
+    name = f"snapshot {data.snapshot_id}, {_words(data.reason)}"
+    return f"{name}: {size(data.image_bytes)}{tree}, stood still for {duration(data.seconds)}"
+
+
+def _process_ended(data: types.SandboxProcessEnded) -> tuple[str, Mood]:
+    how = "nobody learnt how" if data.exit_code is None else f"exit {data.exit_code}"
+    said = f"{data.process_id} ended after {duration(data.seconds)}, {how}; {size(data.bytes_out)} printed"
+    return said, Mood.PLAIN if data.exit_code == 0 else Mood.WARNING
+
+
+def _closed(data: types.SandboxForwardClosed) -> str:
+    moved = f"{size(data.bytes_in)} in, {size(data.bytes_out)} out"
+    return f"{data.forward_id} closed after {duration(data.seconds)}: {moved}"
+
+
+def _took(seconds: float) -> str:
+    return f" in {duration(seconds)}" if seconds else ""
+
+
+def _used(data: types.SandboxSuspended | types.SandboxStopped | types.SandboxKilled) -> str:
+    """What the machine had used, where somebody counted."""
+    told = [
+        *([f"{duration(data.cpu_seconds)} of CPU"] if data.cpu_seconds is not None else []),
+        *([f"{size(data.memory_high_bytes)} at most"] if data.memory_high_bytes is not None else []),
+    ]
+    return f"; used {', '.join(told)}" if told else ""
+
+
 _SAYERS: dict[type[Payload], Any] = {
     types.SessionAttached: lambda data: (
         f"attached, {count(data.history_events, 'event')} in the history{_skills(data)}",
@@ -68,28 +109,33 @@ _SAYERS: dict[type[Payload], Any] = {
         Mood.PLAIN,
     ),
     types.SessionTerminated: lambda data: (f"session over, {_words(data.reason)}", Mood.PLAIN),
-    types.SandboxCreated: lambda data: (
-        f"sandbox created: {data.driver}, template {data.template}, {_limits(data.limits)}",
+    types.SandboxCreated: lambda data: (_created(data), Mood.PLAIN),
+    types.SandboxStarted: lambda data: (f"machine started in {duration(data.seconds)}", Mood.GOOD),
+    types.SandboxStopped: lambda data: (
+        f"machine stopped, {_words(data.reason)}: files kept{_used(data)}",
         Mood.PLAIN,
     ),
-    types.SandboxStarted: lambda data: (f"machine started in {duration(data.seconds)}", Mood.GOOD),
-    types.SandboxStopped: lambda data: (f"machine stopped, {_words(data.reason)}: files kept", Mood.PLAIN),
     types.SandboxCrashed: lambda data: (f"machine crashed: {_words(data.reason)}{_detail(data.detail)}", Mood.BAD),
     types.SandboxRecovered: lambda data: (_kept(data), Mood.GOOD),
-    types.SandboxKilled: lambda data: (f"sandbox removed, {_words(data.reason)}", Mood.PLAIN),
+    types.SandboxKilled: lambda data: (f"sandbox removed, {_words(data.reason)}{_used(data)}", Mood.PLAIN),
     types.SandboxFrozen: lambda data: (f"frozen, {_words(data.reason)}", Mood.PLAIN),
     types.SandboxThawed: lambda data: (f"thawed in {duration(data.seconds)}", Mood.GOOD),
-    types.SandboxSuspended: lambda data: (f"suspended to disk, {_words(data.reason)}", Mood.PLAIN),
+    types.SandboxSuspended: lambda data: (_suspended(data), Mood.PLAIN),
     types.SandboxResumed: lambda data: (f"resumed in {duration(data.seconds)}", Mood.GOOD),
-    types.SandboxSnapshotted: lambda data: (
-        f"snapshot {data.snapshot_id}: {size(data.image_bytes)}, stood still for {duration(data.seconds)}",
-        Mood.PLAIN,
-    ),
+    types.SandboxSnapshotted: lambda data: (_snapshotted(data), Mood.PLAIN),
     types.SandboxForked: lambda data: (f"forked: {data.child}", Mood.PLAIN),
     types.SandboxBranched: lambda data: (
         f"branched from {data.parent} at version {data.parent_version:,}: {_limits(data.limits)}",
         Mood.PLAIN,
     ),
+    types.SandboxProcessStarted: lambda data: (
+        f"{data.process_id} started by {data.by}{' in a terminal' if data.terminal else ''}: {data.command}",
+        Mood.PLAIN,
+    ),
+    types.SandboxProcessEnded: _process_ended,
+    types.SandboxForwardOpened: lambda data: (f"{data.forward_id} forwards to port {data.port}", Mood.PLAIN),
+    types.SandboxForwardClosed: lambda data: (_closed(data), Mood.PLAIN),
+    types.SandboxFileCopied: lambda data: (f"copied {data.direction}: {data.path}, {size(data.bytes)}", Mood.PLAIN),
     types.EgressConnected: lambda data: (
         f"connected to {data.host}:{data.port} ({data.address}; rule {data.rule})",
         Mood.PLAIN,

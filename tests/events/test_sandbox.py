@@ -7,19 +7,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from events.codec import CODEC
 from events.errors import IllegalTransition
 from events.sandbox import (
     TRANSITIONS,
     CallStatus,
+    CloseForward,
     Command,
     CompleteCall,
     Crash,
     Create,
+    EndProcess,
     Fork,
     Freeze,
     InterruptCall,
     Kill,
+    OpenForward,
+    OpenProcess,
     Phase,
+    RecordCopy,
     Recover,
     Resume,
     SandboxState,
@@ -34,7 +40,15 @@ from events.sandbox import (
     evolve,
 )
 from events.sandbox_state import LIFE
-from events.types import Limits, SandboxFrozen, SandboxResumed, SandboxSuspended, SandboxThawed
+from events.types import (
+    Limits,
+    SandboxBranched,
+    SandboxFrozen,
+    SandboxResumed,
+    SandboxSuspended,
+    SandboxThawed,
+    ToolCallCompleted,
+)
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -83,6 +97,26 @@ def resume(machine_id: str = "m2") -> Resume:
     return Resume(machine_id=machine_id, node="n", snapshot_id="snap-1", seconds=0.1)
 
 
+def open_process(process_id: str = "p1") -> OpenProcess:
+    return OpenProcess(process_id=process_id, command="bash -l", terminal=True, by="shell")
+
+
+def end_process(process_id: str = "p1") -> EndProcess:
+    return EndProcess(process_id=process_id, exit_code=None, seconds=3.0, bytes_out=9)
+
+
+def open_forward(forward_id: str = "f1") -> OpenForward:
+    return OpenForward(forward_id=forward_id, port=8000)
+
+
+def close_forward(forward_id: str = "f1") -> CloseForward:
+    return CloseForward(forward_id=forward_id, seconds=3.0, bytes_in=1, bytes_out=2)
+
+
+def fork(child: str = "c") -> Fork:
+    return Fork(child=child, snapshot_id="snap-1")
+
+
 def after(*commands: Command) -> SandboxState:
     state = SandboxState("x")
     for command in commands:
@@ -125,6 +159,17 @@ def test_where_commands_lead(commands: tuple[Command, ...], phase: Phase) -> Non
         ((CREATE, start(), call(), complete()), complete()),
         ((CREATE, start(), call(), interrupt()), interrupt()),
         ((CREATE, start(), call(), interrupt()), call()),
+        ((CREATE, start(), FREEZE), FREEZE),
+        ((CREATE, start(), FREEZE, THAW), THAW),
+        ((CREATE, start(), snapshot()), snapshot()),
+        ((CREATE, start(), snapshot(), suspend()), suspend()),
+        ((CREATE, start(), snapshot(), suspend(), resume()), resume()),
+        ((CREATE, start(), snapshot(), fork()), fork()),
+        ((CREATE, start(), open_process()), open_process()),
+        ((CREATE, start(), open_process(), end_process()), open_process()),
+        ((CREATE, start(), open_process(), end_process()), end_process()),
+        ((CREATE, start(), open_forward()), open_forward()),
+        ((CREATE, start(), open_forward(), close_forward()), close_forward()),
     ],
 )
 def test_what_is_already_so_decides_nothing(commands: tuple[Command, ...], again: Command) -> None:
@@ -145,6 +190,13 @@ def test_what_is_already_so_decides_nothing(commands: tuple[Command, ...], again
         ((CREATE, start(), CRASH), call(), "version 4"),
         ((CREATE, start(), call(), complete()), interrupt(), "call t1 is completed already"),
         ((CREATE, start(), call(), interrupt()), complete(), "call t1 is interrupted already"),
+        ((CREATE, start(), FREEZE), open_process(), "version 4"),
+        ((CREATE, start(), FREEZE), open_forward(), "version 4"),
+        ((CREATE, start()), end_process(), "no p1 was opened"),
+        ((CREATE, start()), close_forward(), "no f1 was opened"),
+        ((CREATE, start(), snapshot(), suspend()), CRASH, "version 5"),
+        ((CREATE, start(), snapshot(), suspend()), FREEZE, "version 5"),
+        ((CREATE, start()), resume("m3"), "version 3"),
         ((CREATE, KILL), CREATE, "version 3"),
         ((CREATE, KILL), start(), "version 3"),
         (
@@ -225,7 +277,7 @@ def test_pauses_are_folded() -> None:
 
 
 def test_states_travel_between_processes() -> None:
-    state = after(CREATE, start(), call(), complete())
+    state = after(CREATE, start(), call(), complete(), snapshot(), fork(), open_process(), open_forward())
     assert pickle.loads(pickle.dumps(state)) == state
 
 
@@ -249,9 +301,60 @@ def test_memory_that_is_given_up_is_told_of() -> None:
     assert (state.phase, state.memory_lost) == (Phase.RUNNING, True)
 
 
+def test_a_snapshot_is_of_the_version_before_it() -> None:
+    state = after(CREATE, start(), call(), complete(), snapshot())
+    assert (state.snapshot_id, state.snapshot_version, state.version) == ("snap-1", 4, 5)
+    # Suspending to it makes no other of it.
+    state = after(CREATE, start(), snapshot(), suspend(), resume())
+    assert (state.snapshot_version, state.version) == (2, 5)
+    assert after(CREATE, start(), snapshot(), call(), snapshot("snap-2")).snapshot_version == 4
+
+
+def test_a_branch_begins_with_what_it_was_rebuilt_from() -> None:
+    branched = SandboxBranched(
+        parent="p",
+        parent_version=7,
+        snapshot_id="snap-3",
+        session_id="s",
+        driver="gvisor",
+        template="base",
+        limits=Limits(),
+    )
+    state = evolve(SandboxState("x"), branched)
+    assert (state.parent, state.snapshot_id, state.snapshot_version) == ("p", "snap-3", 0)
+
+
+def test_forks_are_remembered_one_by_one() -> None:
+    state = after(CREATE, start(), snapshot(), fork("a"), fork("b"), KILL)
+    assert sorted(state.children) == ["a", "b"]
+
+
+def test_processes_and_forwards_are_open_until_an_end_is_recorded() -> None:
+    state = after(CREATE, start(), open_process("p2"), open_process(), open_forward(), end_process("p2"))
+    assert (state.open_processes, state.open_forwards) == (["p1"], ["f1"])
+    # Their host died with the machine: whoever comes next records what it finds.
+    state = after(CREATE, start(), open_process(), open_forward(), CRASH, end_process(), close_forward())
+    assert (state.open_processes, state.open_forwards) == ([], [])
+
+
+def test_every_copy_is_an_event() -> None:
+    copy = RecordCopy(path="/workspace/a", direction="in", size=3)
+    assert after(CREATE, start(), copy, copy).version == 4
+
+
+def test_what_a_call_used_is_in_its_event_where_somebody_counted() -> None:
+    state = after(CREATE, start(), call())
+    counted = CompleteCall(tool_use_id="t1", content=[], is_error=False, seconds=1, used=Used(2.5, 2**20))
+    [data] = decide(state, counted)
+    assert isinstance(data, ToolCallCompleted)
+    assert (data.cpu_seconds, data.memory_high_bytes) == (2.5, 2**20)
+    [data] = decide(state, complete())
+    assert b"cpu_seconds" not in CODEC.encode(data)
+
+
 def test_a_fork_begins_suspended_on_its_parents_snapshot() -> None:
-    fork = Create(session_id="s", driver="gvisor", template="base", limits=Limits(), parent="p", parent_version=7)
-    state = after(fork, Suspend(reason="fork", snapshot_id="snap-9"))
+    create = Create(session_id="s", driver="gvisor", template="base", limits=Limits(), parent="p", parent_version=7)
+    state = after(create, Suspend(reason="fork", snapshot_id="snap-9"))
     assert (state.phase, state.snapshot_id, state.parent) == (Phase.SUSPENDED, "snap-9", "p")
     assert [one.type for one in decide(after(CREATE, start()), Fork(child="c", snapshot_id="snap-9"))] == [
         "sandbox.forked"
@@ -280,6 +383,11 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
     SNAPSHOTS.map(snapshot),
     SNAPSHOTS.map(suspend),
     MACHINES.map(resume),
+    IDS.map(fork),
+    IDS.map(open_process),
+    IDS.map(end_process),
+    IDS.map(open_forward),
+    IDS.map(close_forward),
     IDS.map(call),
     IDS.map(complete),
     IDS.map(interrupt),

@@ -17,6 +17,7 @@ from events.session import (
     DenyToolCall,
     Fail,
     Idle,
+    KeepSandbox,
     LoseLease,
     Phase,
     RecordPosted,
@@ -204,3 +205,29 @@ def test_what_is_decided_can_happen_and_folds_alike(commands: list[Command]) -> 
             assert decide(state, command) == []
     assert LIFE.fold(SessionState("s"), history) == state
     assert state.version == len(history)
+
+
+def keep(*ended: str, asked_by: str = "") -> KeepSandbox:
+    return KeepSandbox(sandbox_id="sbx-2", previous="sbx-1", ended=ended, asked_by=asked_by)
+
+
+def test_a_kept_sandbox_is_the_sessions_from_then_on() -> None:
+    state = after(claim(), attach(), keep("sbx-1", "sbx-3"))
+    assert (state.phase, state.sandbox_id) == (Phase.ATTACHED, "sbx-2")
+    assert after(claim(), attach(), release(), keep("sbx-1")).sandbox_id == "sbx-2"
+    assert decide(state, keep()) == []
+
+
+@pytest.mark.parametrize("commands", [(), (claim(), TERMINATE)])
+def test_nothing_is_kept_for_no_session(commands: tuple[Command, ...]) -> None:
+    with pytest.raises(IllegalTransition):
+        decide(after(*commands), keep("sbx-1"))
+
+
+def test_a_call_may_ask_for_keeping_and_no_other_may_be_open() -> None:
+    asked = after(claim(), attach(), request("t1"))
+    with pytest.raises(IllegalTransition, match="has no posted result yet"):
+        decide(asked, keep("sbx-1"))
+    assert [data.type for data in decide(asked, keep("sbx-1", asked_by="t1"))] == ["session.sandbox_kept"]
+    with pytest.raises(IllegalTransition, match="has no posted result yet"):
+        decide(after(claim(), attach(), request("t1"), request("t2")), keep("sbx-1", asked_by="t1"))
