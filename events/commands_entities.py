@@ -11,6 +11,7 @@ from rich.text import Text
 from events.console import clean, duration, print_json, print_table, say
 from events.home import log_path
 from events.sqlite_log import SqliteLog
+from events.views import SANDBOXES, SESSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,8 @@ _STYLES = {
     "claimed": "yellow",
     "lost": "yellow",
     "stopped": "yellow",
+    "frozen": "cyan",
+    "suspended": "blue",
     "failed": "red",
     "crashed": "red",
     "terminated": "dim",
@@ -37,7 +40,7 @@ _STYLES = {
 def sessions(home: Home = None, log: LogFile = None, as_json: AsJson = False) -> None:
     """Show every session: where it stands, how long it ran, how many tool calls it made."""
     path = log_path(home, log)
-    rows = _query(path, "SELECT * FROM sessions ORDER BY first_at")
+    rows = _query(path, SESSIONS)
     if as_json:
         print_json(rows)
     elif not rows:
@@ -66,18 +69,20 @@ def sessions(home: Home = None, log: LogFile = None, as_json: AsJson = False) ->
 def sandboxes(home: Home = None, log: LogFile = None, as_json: AsJson = False) -> None:
     """Show every sandbox: where it stands, whose it is, what it did."""
     path = log_path(home, log)
-    rows = _query(path, "SELECT * FROM sandboxes ORDER BY first_at")
+    rows = _query(path, SANDBOXES)
     if as_json:
         print_json(rows)
     elif not rows:
         say(f"No sandbox in {path} yet.")
     else:
+        has_forks = any(row["parent"] for row in rows)
         columns = (
             "sandbox",
             "phase",
             "session",
             "template",
-            "machine",
+            *(["forked from"] if has_forks else []),
+            "machine or snapshot",
             "last event",
             ">calls",
             ">cut short",
@@ -91,7 +96,8 @@ def sandboxes(home: Home = None, log: LogFile = None, as_json: AsJson = False) -
                     _phase(row["phase"]),
                     row["session_id"],
                     row["template"],
-                    row["machine_id"],
+                    *([_parent(row)] if has_forks else []),
+                    row["snapshot_id" if row["phase"] == "suspended" else "machine_id"],
                     _clock(row["last_at"]),
                     row["tool_calls"],
                     row["interrupted"],
@@ -102,9 +108,14 @@ def sandboxes(home: Home = None, log: LogFile = None, as_json: AsJson = False) -
         )
 
 
-def _query(path: Path, sql: str) -> list[dict[str, Any]]:
+def _query(path: Path, view: str) -> list[dict[str, Any]]:
+    # Not by the view in the file: that is as old as the last writer of it, who need not be of this version.
     with SqliteLog(path, read_only=True) as opened:
-        return opened.query_dicts(sql)
+        return opened.query_dicts(f"SELECT * FROM ({view}) ORDER BY first_at")
+
+
+def _parent(row: dict[str, Any]) -> str:
+    return f"{row['parent']} at {row['parent_version']}" if row["parent"] else ""
 
 
 def _phase(phase: str | None) -> Text:

@@ -12,12 +12,13 @@ from events.console import clean, duration, print_json, print_table, size
 from events.errors import NothingThere
 from events.home import log_path
 from events.sqlite_log import SqliteLog
-from events.usage import Usage, usage_of
+from events.usage import Usage, by_session, usage_of
 
 if TYPE_CHECKING:
     from events.usage import SandboxUsage
 
 _STREAM = "sandbox-"
+_FIGURES = (">running", ">frozen", ">on disk", ">CPU", ">memory", ">calls", ">snapshots")
 
 
 def usage(
@@ -25,6 +26,7 @@ def usage(
     home: Home = None,
     log: LogFile = None,
     as_json: AsJson = False,
+    sessions: Annotated[bool, typer.Option("--sessions", help="One row for each session.")] = False,
 ) -> None:
     """Show what each sandbox has used: time running, frozen and on disk, CPU, memory, snapshots."""
     path = log_path(home, log)
@@ -40,21 +42,20 @@ def usage(
     for one in found:
         total = total.plus(one.usage)
     if as_json:
-        print_json({"sandboxes": [_as_json(one) for one in found], "total": total.as_json()})
-        return
-    columns = (
-        "sandbox",
-        "phase",
-        "session",
-        ">running",
-        ">frozen",
-        ">on disk",
-        ">CPU",
-        ">memory",
-        ">calls",
-        ">snapshots",
-    )
-    print_table(columns, [*map(_row, found), ("in all", "", "", *_figures(total))])
+        print_json(
+            {
+                "sandboxes": [_as_json(one) for one in found],
+                "sessions": [{"session_id": name, **used.as_json()} for name, used in by_session(found).items()],
+                "total": total.as_json(),
+            }
+        )
+    elif sessions:
+        rows = [(clean(name or "(none)"), *_figures(used)) for name, used in by_session(found).items()]
+        print_table(("session", *_FIGURES), [*rows, ("in all", *_figures(total))])
+    else:
+        print_table(
+            ("sandbox", "phase", "session", *_FIGURES), [*map(_row, found), ("in all", "", "", *_figures(total))]
+        )
 
 
 def _as_json(one: SandboxUsage) -> dict[str, object]:

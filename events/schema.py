@@ -65,3 +65,9 @@ def _views(db: Database) -> None:
     db.create_view("tool_calls", views.TOOL_CALLS)
     db.create_view("sessions", views.SESSIONS)
     db.create_view("sandboxes", views.SANDBOXES)
+
+
+@migrations(name="0003_views_of_pauses_and_forks")
+def _views_of_pauses_and_forks(db: Database) -> None:
+    db.create_view("sessions", views.SESSIONS, replace=True)
+    db.create_view("sandboxes", views.SANDBOXES, replace=True)

@@ -45,7 +45,7 @@ def content_text(content: Any) -> str:
 
 def _fields(data: Mapping[str, Any]) -> str:
     told = ", ".join(
-        f"{key}={value}" for key, value in data.items() if key not in _UNTOLD and value not in ("", [], {})
+        f"{key}={value}" for key, value in data.items() if key not in _UNTOLD and value not in (None, "", [], {})
     )
     return clean(told, _LIMIT)
 

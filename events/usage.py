@@ -6,17 +6,21 @@ memory are what the events carry: the last word on each machine.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from events.sandbox_state import TRANSITIONS, Phase
 from events.types import (
+    SandboxBranched,
     SandboxCrashed,
     SandboxCreated,
     SandboxForked,
     SandboxFrozen,
     SandboxKilled,
+    SandboxRecovered,
+    SandboxResumed,
     SandboxSnapshotted,
+    SandboxStarted,
     SandboxStopped,
     SandboxSuspended,
     ToolCallCompleted,
@@ -27,10 +31,10 @@ if TYPE_CHECKING:
 
     from events.envelope import Event
     from events.payload import JsonObject
+    from events.types import EventData
 
 _MICROSECONDS = 1e6
-_COUNTED = (SandboxFrozen, SandboxSuspended, SandboxStopped, SandboxCrashed, SandboxKilled)
-_MACHINE_BEGINS = ("sandbox.started", "sandbox.resumed", "sandbox.recovered")
+_COUNTED = (ToolCallCompleted, SandboxFrozen, SandboxSuspended, SandboxStopped, SandboxCrashed, SandboxKilled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,49 +86,82 @@ _CLOCKS = {
 }
 
 
+@dataclass(slots=True)
+class _Meter:
+    """A sandbox's usage while its stream is read."""
+
+    phase: Phase = Phase.ABSENT
+    since_us: int = 0
+    session_id: str = ""
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_CLOCKS.values(), 0.0))
+    cpu: float = 0.0
+    """Of machines that are gone."""
+    cpu_of_machine: float = 0.0
+    memory: int = 0
+    snapshots: int = 0
+    snapshot_bytes: int = 0
+    calls: int = 0
+    call_seconds: float = 0.0
+    forks: int = 0
+
+    def tick(self, at_us: int, after: Phase) -> None:
+        """The phase is another one from this moment on."""
+        if self.phase in _CLOCKS:
+            self.seconds[_CLOCKS[self.phase]] += max(at_us - self.since_us, 0) / _MICROSECONDS
+        self.phase, self.since_us = after, at_us
+
+    def count(self, data: EventData) -> None:
+        if isinstance(data, _COUNTED):
+            if data.cpu_seconds is not None:
+                self.cpu_of_machine = data.cpu_seconds
+            self.memory = max(self.memory, data.memory_high_bytes or 0)
+        match data:
+            case SandboxCreated() | SandboxBranched():
+                self.session_id = data.session_id
+            case SandboxStarted() | SandboxResumed() | SandboxRecovered(kept="files"):
+                # One that is found again, memory and all, is the same machine, and goes on counting.
+                self.cpu, self.cpu_of_machine = self.cpu + self.cpu_of_machine, 0.0
+            case SandboxSnapshotted():
+                self.snapshots += 1
+                self.snapshot_bytes += data.image_bytes
+            case SandboxForked():
+                self.forks += 1
+            case ToolCallCompleted():
+                self.calls += 1
+                self.call_seconds += data.seconds
+
+    def usage(self) -> Usage:
+        return Usage(
+            **{f"seconds_{name}": seconds for name, seconds in self.seconds.items()},
+            cpu_seconds=self.cpu + self.cpu_of_machine,
+            memory_high_bytes=self.memory,
+            snapshots=self.snapshots,
+            snapshot_bytes=self.snapshot_bytes,
+            tool_calls=self.calls,
+            call_seconds=self.call_seconds,
+            forks=self.forks,
+        )
+
+
 def usage_of(sandbox_id: str, history: Iterable[Event], now_us: int) -> SandboxUsage:
     """Fold a sandbox's stream.
 
     Args:
         now_us: until when what still lasts is counted, in microseconds since the epoch.
     """
-    seconds = dict.fromkeys(("running", "frozen", "suspended", "stopped"), 0.0)
-    phase, since, session_id = Phase.ABSENT, now_us, ""
-    cpu = cpu_of_machine = call_seconds = 0.0
-    memory = snapshots = snapshot_bytes = calls = forks = 0
+    meter = _Meter()
     for event in history:
-        data = event.data
-        after = TRANSITIONS.get(data.type, {}).get(phase, phase)
-        if after is not phase:
-            if phase in _CLOCKS:
-                seconds[_CLOCKS[phase]] += max(event.recorded_at_us - since, 0) / _MICROSECONDS
-            phase, since = after, event.recorded_at_us
-        if data.type in _MACHINE_BEGINS:
-            cpu, cpu_of_machine = cpu + cpu_of_machine, 0.0
-        if isinstance(data, _COUNTED):
-            cpu_of_machine = data.cpu_seconds if data.cpu_seconds is not None else cpu_of_machine
-            memory = max(memory, data.memory_high_bytes or 0)
-        elif isinstance(data, SandboxCreated):
-            session_id = data.session_id
-        elif isinstance(data, SandboxSnapshotted):
-            snapshots, snapshot_bytes = snapshots + 1, snapshot_bytes + data.image_bytes
-        elif isinstance(data, SandboxForked):
-            forks += 1
-        elif isinstance(data, ToolCallCompleted):
-            calls, call_seconds = calls + 1, call_seconds + data.seconds
-    if phase in _CLOCKS:
-        seconds[_CLOCKS[phase]] += max(now_us - since, 0) / _MICROSECONDS
-    usage = Usage(
-        seconds["running"],
-        seconds["frozen"],
-        seconds["suspended"],
-        seconds["stopped"],
-        cpu + cpu_of_machine,
-        memory,
-        snapshots,
-        snapshot_bytes,
-        calls,
-        call_seconds,
-        forks,
-    )
-    return SandboxUsage(sandbox_id, session_id, phase, usage)
+        after = TRANSITIONS.get(event.type, {}).get(meter.phase, meter.phase)
+        if after is not meter.phase:
+            meter.tick(event.recorded_at_us, after)
+        meter.count(event.data)
+    meter.tick(now_us, meter.phase)
+    return SandboxUsage(sandbox_id, meter.session_id, meter.phase, meter.usage())
+
+
+def by_session(sandboxes: Iterable[SandboxUsage]) -> dict[str, Usage]:
+    """The sum over the sandboxes of each session, by its id; "" for those that no session uses."""
+    sums: dict[str, Usage] = {}
+    for one in sandboxes:
+        sums[one.session_id] = sums.get(one.session_id, Usage()).plus(one.usage)
+    return sums

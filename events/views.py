@@ -7,11 +7,10 @@ def _time(expression: str) -> str:
     return f"strftime('%Y-%m-%dT%H:%M:%fZ', ({expression}) / 1e6, 'unixepoch')"
 
 
-def _field(event_type: str, field: str) -> str:
-    """The field of a group's last event of that type; SQLite has no `last`, but `max` of (position, value) is it."""
-    return (
-        f"substr(max(CASE WHEN type = '{event_type}' THEN printf('%020d', position) || (data ->> '$.{field}') END), 21)"
-    )
+def _field(field: str, *event_types: str) -> str:
+    """The field of a group's last event of these types; SQLite has no `last`, but `max` of (position, value) is it."""
+    names = ", ".join(f"'{name}'" for name in event_types)
+    return f"substr(max(CASE WHEN type IN ({names}) THEN printf('%020d', position) || (data ->> '$.{field}') END), 21)"
 
 
 def _at(*event_types: str) -> str:
@@ -53,11 +52,13 @@ _SANDBOX_PHASES = {
     "sandbox.killed": "killed",
 }
 
+_BEGINNINGS = ("sandbox.created", "sandbox.branched")
+
 SESSIONS = f"""
 SELECT
     substr(stream, 9) AS session_id,
     {_last(_SESSION_PHASES)} AS phase,
-    {_field("session.attached", "sandbox_id")} AS sandbox_id,
+    {_field("sandbox_id", "session.attached", "session.sandbox_kept")} AS sandbox_id,
     {_time("min(recorded_at)")} AS first_at,
     {_time("max(recorded_at)")} AS last_at,
     (max(recorded_at) - min(recorded_at)) / 1e6 AS seconds,
@@ -65,9 +66,9 @@ SELECT
     {_count("tool_call.requested")} AS tool_calls,
     {_count("session.result_posted")} AS results_posted,
     {_count("tool_call.denied")} AS denied,
-    {_field("session.idled", "stop_reason")} AS stop_reason,
-    {_field("session.failed", "reason")} AS failure,
-    {_field("session.failed", "detail")} AS failure_detail,
+    {_field("stop_reason", "session.idled")} AS stop_reason,
+    {_field("reason", "session.failed")} AS failure,
+    {_field("detail", "session.failed")} AS failure_detail,
     max(version) AS version
 FROM events
 WHERE stream >= 'session-' AND stream < 'session.'
@@ -78,17 +79,21 @@ SANDBOXES = f"""
 SELECT
     substr(stream, 9) AS sandbox_id,
     {_last(_SANDBOX_PHASES)} AS phase,
-    coalesce({_field("sandbox.created", "session_id")}, {_field("sandbox.branched", "session_id")}) AS session_id,
-    coalesce({_field("sandbox.created", "driver")}, {_field("sandbox.branched", "driver")}) AS driver,
-    coalesce({_field("sandbox.created", "template")}, {_field("sandbox.branched", "template")}) AS template,
-    substr(max(CASE WHEN type IN ('sandbox.started', 'sandbox.recovered', 'sandbox.resumed')
-        THEN printf('%020d', position) || (data ->> '$.machine_id') END), 21) AS machine_id,
+    {_field("session_id", *_BEGINNINGS)} AS session_id,
+    {_field("driver", *_BEGINNINGS)} AS driver,
+    {_field("template", *_BEGINNINGS)} AS template,
+    nullif({_field("parent", *_BEGINNINGS)}, '') AS parent,
+    nullif(CAST({_field("parent_version", *_BEGINNINGS)} AS INTEGER), 0) AS parent_version,
+    {_field("machine_id", "sandbox.started", "sandbox.recovered", "sandbox.resumed")} AS machine_id,
+    {_field("snapshot_id", "sandbox.branched", "sandbox.snapshotted", "sandbox.suspended")} AS snapshot_id,
     {_time("min(recorded_at)")} AS first_at,
     {_time("max(recorded_at)")} AS last_at,
     {_count("tool_call.started")} AS tool_calls,
     {_count("tool_call.interrupted")} AS interrupted,
     {_count("sandbox.crashed")} AS crashes,
-    {_field("sandbox.crashed", "reason")} AS last_crash,
+    {_field("reason", "sandbox.crashed")} AS last_crash,
+    {_count("sandbox.snapshotted")} AS snapshots,
+    {_count("sandbox.forked")} AS forks,
     max(version) AS version
 FROM events
 WHERE stream >= 'sandbox-' AND stream < 'sandbox.'

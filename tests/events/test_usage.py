@@ -11,21 +11,25 @@ from typer.testing import CliRunner
 
 from events.cli import build
 from events.envelope import new_events
+from events.sandbox import Phase
 from events.sqlite_log import SqliteLog
 from events.types import (
     Limits,
+    SandboxCrashed,
     SandboxCreated,
     SandboxFrozen,
     SandboxKilled,
+    SandboxRecovered,
     SandboxResumed,
     SandboxSnapshotted,
     SandboxStarted,
+    SandboxStopped,
     SandboxSuspended,
     SandboxThawed,
     ToolCallCompleted,
     ToolCallStarted,
 )
-from events.usage import Usage, usage_of
+from events.usage import SandboxUsage, Usage, by_session, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +83,45 @@ def test_what_still_lasts_is_counted_until_now(log: SqliteLog) -> None:
     assert usage_of("x", [], 65 * SECOND).usage == Usage()
 
 
+def test_a_machine_that_is_found_again_goes_on_counting(log: SqliteLog) -> None:
+    found = SandboxRecovered(machine_id="m1", node="n", kept="memory_and_files", seconds=0.1)
+    history = [*HISTORY[:5], (7.0, found), (9.0, SandboxFrozen(reason="idle", cpu_seconds=1.5, memory_high_bytes=60))]
+    usage = usage_of("x", events(log, history), 9 * SECOND).usage
+    assert (usage.cpu_seconds, usage.seconds_running, usage.seconds_frozen) == (1.5, 6.0, 2.0)
+
+
+def test_a_machine_on_the_files_alone_counts_anew(log: SqliteLog) -> None:
+    history: list[tuple[float, EventData]] = [
+        *HISTORY[:4],
+        (6, SandboxCrashed(reason="exited", cpu_seconds=2.0, memory_high_bytes=50)),
+        (9, SandboxRecovered(machine_id="m2", node="n", kept="files", seconds=0.1)),
+        (10, SandboxStopped(reason="requested", cpu_seconds=0.5)),
+    ]
+    usage = usage_of("x", events(log, history), 20 * SECOND).usage
+    assert (usage.cpu_seconds, usage.seconds_stopped, usage.memory_high_bytes) == (2.5, 13.0, 50)
+
+
+def test_a_call_tells_what_its_machine_used_so_far(log: SqliteLog) -> None:
+    told = ToolCallCompleted(
+        tool_use_id="t", content=[], is_error=False, seconds=2, cpu_seconds=0.75, memory_high_bytes=30
+    )
+    usage = usage_of("x", events(log, [*HISTORY[:3], (4, told)]), 4 * SECOND).usage
+    assert (usage.cpu_seconds, usage.memory_high_bytes) == (0.75, 30)
+
+
+def test_a_sessions_usage_is_that_of_its_sandboxes() -> None:
+    def one(name: str, session: str, seconds: float) -> SandboxUsage:
+        return SandboxUsage(
+            name, session, Phase.RUNNING, Usage(seconds_running=seconds, memory_high_bytes=int(seconds))
+        )
+
+    sums = by_session([one("a", "s", 1), one("b", "t", 2), one("fork-of-a", "s", 4)])
+    assert sums == {
+        "s": Usage(seconds_running=5, memory_high_bytes=4),
+        "t": Usage(seconds_running=2, memory_high_bytes=2),
+    }
+
+
 def test_several_are_summed_but_for_the_most_memory() -> None:
     one, other = Usage(seconds_running=1, memory_high_bytes=5, forks=1), Usage(seconds_running=2, memory_high_bytes=3)
     assert one.plus(other) == Usage(seconds_running=3, memory_high_bytes=5, forks=1)
@@ -92,7 +135,11 @@ def test_the_command_reads_the_file_alone(tmp_path: Path, target: str | None) ->
     told = json.loads(CliRunner().invoke(build(), [*arguments, "--json"]).stdout)
     assert told["sandboxes"][0]["sandbox_id"] == "x"
     assert told["total"]["cpu_seconds"] == 2.5
+    assert [(one["session_id"], one["cpu_seconds"]) for one in told["sessions"]] == [("s", 2.5)]
     assert "in all" in CliRunner().invoke(build(), arguments).stdout
+    in_sessions = CliRunner().invoke(build(), [*arguments, "--sessions"]).stdout
+    assert in_sessions.startswith("session ")
+    assert "sandbox" not in in_sessions
 
 
 def test_an_unknown_target_is_an_error(tmp_path: Path) -> None:
