@@ -17,6 +17,7 @@ from events.types import (
     SessionLeaseLost,
     SessionReleased,
     SessionResultPosted,
+    SessionSandboxKept,
     SessionTerminated,
     ToolCallCompleted,
     ToolCallDenied,
@@ -87,17 +88,35 @@ class Builder:
             (f"{entry.type}: {data.why}", Mood.WARNING) if isinstance(data, Unreadable) else describe(data, entry)
         )
         if text:
-            claim.items.append(Note(entry.at_us, entry.position, entry.stream, entry.version, entry.type, text, mood))
+            claim.items.append(
+                Note(
+                    entry.at_us,
+                    entry.position,
+                    entry.stream,
+                    entry.version,
+                    entry.type,
+                    text,
+                    mood,
+                    self._other_sandbox(entry),
+                )
+            )
 
     def _note_sandbox(self, entry: Entry) -> None:
         sandboxes = self.timeline.sandboxes
         found = ""
         if entry.stream.startswith(_SANDBOX):
             found = entry.stream.removeprefix(_SANDBOX)
-        elif isinstance(entry.data, SessionAttached):
+        elif isinstance(entry.data, SessionAttached | SessionSandboxKept):
             found = entry.data.sandbox_id
         if found and found not in sandboxes:
             sandboxes.append(found)
+
+    def _other_sandbox(self, entry: Entry) -> str:
+        """The sandbox whose event it is, where that is not the first: a fork, or what came after one was removed."""
+        if not entry.stream.startswith(_SANDBOX):
+            return ""
+        name = entry.stream.removeprefix(_SANDBOX)
+        return "" if name == self.timeline.sandboxes[0] else name
 
     def _claim(self, entry: Entry, data: SessionClaimed) -> None:
         held = self.timeline.claims[-1] if self.timeline.claims else None

@@ -92,6 +92,12 @@ def _used(data: types.SandboxSuspended | types.SandboxStopped | types.SandboxKil
     return f"; used {', '.join(told)}" if told else ""
 
 
+_FROZEN = {
+    "idle": "frozen: nobody needs it",
+    "call": "frozen until the next call",
+    "requested": "frozen as asked",
+    "snapshot": "frozen for a snapshot",
+}
 _SAYERS: dict[type[Payload], Any] = {
     types.SessionAttached: lambda data: (
         f"attached, {count(data.history_events, 'event')} in the history{_skills(data)}",
@@ -118,7 +124,7 @@ _SAYERS: dict[type[Payload], Any] = {
     types.SandboxCrashed: lambda data: (f"machine crashed: {_words(data.reason)}{_detail(data.detail)}", Mood.BAD),
     types.SandboxRecovered: lambda data: (_kept(data), Mood.GOOD),
     types.SandboxKilled: lambda data: (f"sandbox removed, {_words(data.reason)}{_used(data)}", Mood.PLAIN),
-    types.SandboxFrozen: lambda data: (f"frozen, {_words(data.reason)}", Mood.PLAIN),
+    types.SandboxFrozen: lambda data: (_FROZEN[data.reason], Mood.PLAIN),
     types.SandboxThawed: lambda data: (f"thawed in {duration(data.seconds)}", Mood.GOOD),
     types.SandboxSuspended: lambda data: (_suspended(data), Mood.PLAIN),
     types.SandboxResumed: lambda data: (f"resumed in {duration(data.seconds)}", Mood.GOOD),

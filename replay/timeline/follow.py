@@ -12,10 +12,11 @@ from rich.text import Text
 from replay.timeline import plain
 from replay.timeline.live import tail
 from replay.timeline.model import Call
+from replay.timeline.pauses import Pauses
 from replay.timeline.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from rich.console import Console, RenderableType
@@ -58,6 +59,31 @@ class Settling:
         return [call for call in self._timeline.calls if call.position not in self._given]
 
 
+class Scroll:
+    """Draws what has settled, its many pauses as one line."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._pauses = Pauses()
+        self._claim: Claim | None = None
+
+    def lines(self, settled: Iterable[tuple[Claim, Call | Note | None]]) -> Iterator[RenderableType]:
+        """The lines of what `Settling` gives."""
+        for claim, item in settled:
+            if item is None:
+                yield from self.rest()
+                yield Text()
+                yield self._view.claim(claim)
+                self._claim = claim
+            else:
+                yield from (self._view.item(claim, one) for one in self._pauses.take(item))
+
+    def rest(self) -> Iterator[RenderableType]:
+        """What was held back for later pauses, of which there are no more."""
+        if self._claim is not None:
+            yield from [self._view.item(self._claim, one) for one in self._pauses.rest()]
+
+
 def follow(source: Source, home: Path, console: Console, lines: int) -> None:
     """Draw the timeline until the session is at rest. KeyboardInterrupt is the caller's.
 
@@ -68,14 +94,17 @@ def follow(source: Source, home: Path, console: Console, lines: int) -> None:
     timeline = source.builder.timeline
     settling = Settling(timeline)
     view = View(console.width, lines)
+    scroll = Scroll(view)
     source.advance()
     console.print(view.head(timeline))
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             over = timeline.is_at_rest
-            for claim, item in settling.settled(everything=over):
-                console.print(*([Text(), view.claim(claim)] if item is None else [view.item(claim, item)]), sep="\n")
+            for drawn in scroll.lines(settling.settled(everything=over)):
+                console.print(drawn)
             if over:
+                for drawn in scroll.rest():
+                    console.print(drawn)
                 break
             if console.is_terminal:
                 live.update(_pending(view, settling, home), refresh=True)

@@ -115,6 +115,8 @@ class Note:
     type: str
     text: str
     mood: Mood = Mood.PLAIN
+    of: str = ""
+    """The sandbox that it is of, where that is not the timeline's first; as it is, not clean."""
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from rich.text import Text
 from events.console import duration, size
 from replay.timeline.describe import asked, changed, printed
 from replay.timeline.model import MICROSECONDS, Call, Mood, Posted, Status
+from replay.timeline.pauses import folded
 from replay.timeline.text import count, excerpt, line
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class View:
         """Everything."""
         parts: list[RenderableType] = [self.head(timeline)]
         for claim in timeline.claims:
-            parts += [Text(), self.claim(claim), *(self.item(claim, item) for item in claim.items)]
+            parts += [Text(), self.claim(claim), *(self.item(claim, item) for item in folded(claim.items))]
         return Group(*parts, Text(), self.totals(timeline.totals))
 
     def head(self, timeline: Timeline) -> Text:
@@ -82,7 +83,8 @@ class View:
     def item(self, claim: Claim, item: Call | Note) -> RenderableType:
         """A call with what it printed, or a note."""
         if not isinstance(item, Call):
-            return self._row(claim, item.at_us, Text(line(item.text, self.width), MOOD_STYLE[item.mood]))
+            text = f"{item.of}: {item.text}" if item.of else item.text
+            return self._row(claim, item.at_us, Text(line(text, self.width), MOOD_STYLE[item.mood]))
         call = item
         row = Table.grid(padding=(0, 2, 0, 0), expand=True)
         row.add_column(width=_CLOCK, justify="right", no_wrap=True)

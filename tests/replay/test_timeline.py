@@ -28,6 +28,8 @@ from replay.timeline.build import CallEvent
 from replay.timeline.describe import _SAYERS
 from replay.timeline.follow import follow, follow_json
 from replay.timeline.live import spool, tail
+from replay.timeline.model import Call
+from replay.timeline.pauses import folded
 from replay.timeline.source import Source
 from replay.timeline.text import excerpt, line
 from replay.timeline.view import View
@@ -61,7 +63,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 # Drawn
 
 
-@pytest.mark.parametrize("story", ["plain", "troubled", "hostile"])
+@pytest.mark.parametrize("story", ["plain", "troubled", "paused", "hostile"])
 def test_a_golden_history_is_drawn_as_it_was(story: str) -> None:
     assert drawn(built(getattr(stories, story)())) == (GOLDEN / f"{story}.txt").read_text()
 
@@ -132,6 +134,73 @@ def test_nothing_is_at_rest_while_a_call_runs() -> None:
     assert call.status is Status.OK
     assert not timeline.is_at_rest
     assert built(stories.plain()[:-1]).is_at_rest
+
+
+def pauses(*moments: tuple[float, str]) -> list[stories.Step]:
+    """Frozen (`f`), thawed (`t`), a call (`c`) or anything else, at these seconds."""
+    steps: list[stories.Step] = [(0.0, stories.STREAM, stories.claimed(1))]
+    for number, (at, what) in enumerate(moments):
+        match what:
+            case "f":
+                steps.append((at, stories.BOX, types.SandboxFrozen(reason="call")))
+            case "t":
+                steps.append((at, stories.BOX, types.SandboxThawed(seconds=0.001)))
+            case "c":
+                steps += stories.call(at, f"t{number}", "bash", {"command": "true"}, "")
+            case _:
+                steps.append((at, stories.STREAM, types.SessionIdled(stop_reason=what)))
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("moments", "shown"),
+    [
+        ([(1, "f"), (2, "t"), (3, "idle")], ["frozen until the next call", "thawed in 1 ms", "turn over: idle"]),
+        (
+            [(1, "f"), (2, "t"), (3, "c"), (4, "f"), (6, "t"), (7, "c"), (8, "f"), (9, "t"), (10, "idle")],
+            [
+                "frozen until the next call",
+                "thawed in 1 ms",
+                "CALL",
+                "CALL",
+                "frozen 2 more times between calls, 3.0 s in all",
+                "turn over: idle",
+            ],
+        ),
+        # One that goes on is shown, since it says how things stand.
+        (
+            [(1, "f"), (2, "t"), (3, "f"), (4, "t"), (5, "f")],
+            [
+                "frozen until the next call",
+                "thawed in 1 ms",
+                "frozen 1 more time between calls, 1.0 s in all",
+                "frozen until the next call",
+            ],
+        ),
+        # A clock that was set back is no time.
+        (
+            [(1, "f"), (2, "t"), (9, "f"), (4, "t")],
+            ["frozen until the next call", "thawed in 1 ms", "frozen 1 more time between calls, 0 ms in all"],
+        ),
+        ([(1, "t"), (2, "idle"), (3, "t")], ["thawed in 1 ms", "turn over: idle", "thawed in 1 ms"]),
+    ],
+)
+def test_many_pauses_are_one_line(moments: list[tuple[float, str]], shown: list[str]) -> None:
+    timeline = built(pauses(*moments))
+    [claim] = timeline.claims
+    assert ["CALL" if isinstance(one, Call) else one.text for one in folded(claim.items)] == shown
+    in_json = [one["type"] for one in plain.timeline(timeline)["claims"][0]["items"] if one["kind"] == "note"]
+    assert len(in_json) == sum(what != "c" for _, what in moments)
+
+
+def test_pauses_of_two_sandboxes_are_told_apart() -> None:
+    steps = pauses((1, "f"), (2, "t"), (3, "f"), (4, "t"))
+    steps += [(at, stories.FORKED, data) for at, _, data in steps[1:]]
+    [claim] = built(steps).claims
+    assert [(one.of, one.text) for one in list(folded(claim.items))[-2:] if not isinstance(one, Call)] == [
+        ("", "frozen 1 more time between calls, 1.0 s in all"),
+        (stories.FORK, "frozen 1 more time between calls, 1.0 s in all"),
+    ]
 
 
 # From a file
@@ -241,6 +310,17 @@ def test_following_ends_when_the_session_is_at_rest(tmp_path: Path) -> None:
     shown = out.getvalue()
     assert shown.index("init -q") < shown.index("a.py:1:total") < shown.index("turn over: end turn")
     assert shown.count("python3 -m unittest") == 1
+
+
+@pytest.mark.parametrize("story", ["plain", "troubled", "paused"])
+def test_what_is_followed_to_its_end_is_what_is_drawn(tmp_path: Path, story: str) -> None:
+    path = tmp_path / "log.db"
+    stories.write(path, getattr(stories, story)()).close()
+    with SqliteLog(path, read_only=True) as log:
+        out = io.StringIO()
+        follow(Source(log, find(log, stories.SESSION)), tmp_path, Console(file=out, width=100, highlight=False), 6)
+        whole = drawn(read(log, find(log, stories.SESSION)))
+    assert [one.rstrip() for one in out.getvalue().splitlines()] == whole.splitlines()
 
 
 def test_following_as_json_gives_each_item_once(tmp_path: Path) -> None:

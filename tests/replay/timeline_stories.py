@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SESSION = "sesn_01story"
 SANDBOX = "sbx-00000000000000aa"
+FORK = "sbx-00000000000000bb"
+FORKED = f"sandbox-{FORK}"
 STREAM, BOX = f"session-{SESSION}", f"sandbox-{SANDBOX}"
 T0_US = 1_790_000_000_000_000
 
@@ -178,6 +180,52 @@ def troubled() -> list[Step]:
     ]
 
 
+def paused() -> list[Step]:
+    """Frozen between calls, put to disk and brought back; a fork that is kept; a shell, a forward, a copy."""
+    used = {"cpu_seconds": 1.5, "memory_high_bytes": 50_000_000}
+    steps: list[Step] = [
+        (0.0, STREAM, claimed(1)),
+        (0.01, BOX, created()),
+        (0.3, BOX, types.SandboxStarted(machine_id="hg-1", node="a", seconds=0.28, agent_version="1")),
+        (0.31, STREAM, attached(1)),
+    ]
+    for turn in range(1, 5):
+        steps += call(turn * 10, f"t{turn}", "bash", {"command": f"make {turn}"}, "ok\n")
+        steps.append((turn * 10 + 0.3, BOX, types.SandboxFrozen(reason="call")))
+        steps.append((turn * 10 + 9.9, BOX, types.SandboxThawed(seconds=0.001)))
+    steps += [
+        (50.0, STREAM, types.SessionIdled(stop_reason="end_turn")),
+        (50.1, BOX, types.SandboxFrozen(reason="idle")),
+        (60.0, BOX, snapshotted("rest-1", "suspend")),
+        (60.1, BOX, types.SandboxSuspended(reason="pressure", snapshot_id="rest-1", seconds=0.2, **used)),
+        (70.0, BOX, types.SandboxResumed(machine_id="hg-2", node="a", snapshot_id="rest-1", seconds=0.1)),
+        (71.0, BOX, snapshotted("fork-2", "fork")),
+        (71.1, BOX, types.SandboxForked(child=FORK, snapshot_id="fork-2")),
+        (71.1, FORKED, forked()),
+        (71.1, FORKED, types.SandboxSuspended(reason="fork", snapshot_id="fork-2")),
+        (71.2, FORKED, types.SandboxResumed(machine_id="hg-3", node="a", snapshot_id="fork-2", seconds=0.1)),
+        (72.0, FORKED, types.SandboxProcessStarted(process_id="p1", command="bash -l", terminal=True, by="shell")),
+        (73.0, FORKED, types.SandboxForwardOpened(forward_id="f1", port=8000)),
+        (74.0, FORKED, types.SandboxFileCopied(path="/workspace/a.csv", direction="in", bytes=1200)),
+        (75.0, FORKED, types.SandboxProcessEnded(process_id="p1", exit_code=130, seconds=3.0, bytes_out=900)),
+        (76.0, FORKED, types.SandboxForwardClosed(forward_id="f1", seconds=3.0, bytes_in=400, bytes_out=90_000)),
+        (77.0, STREAM, types.SessionSandboxKept(sandbox_id=FORK, previous=SANDBOX, ended=[SANDBOX])),
+        (77.0, BOX, types.SandboxKilled(reason="replaced", **used)),
+        (80.0, STREAM, types.SessionReleased(claim_id="claim_1", reason="idle")),
+    ]
+    return steps
+
+
+def forked() -> types.SandboxCreated:
+    return created().model_copy(update={"parent": SANDBOX, "parent_version": 24})
+
+
+def snapshotted(snapshot_id: str, reason: Any) -> types.SandboxSnapshotted:
+    return types.SandboxSnapshotted(
+        snapshot_id=snapshot_id, node="a", image_bytes=9_000_000, tree_bytes=4096, seconds=0.06, reason=reason
+    )
+
+
 HOSTILE = (
     "\x1b]0;owned\x07\x1b[2J\x1b[31mred\x1b[0m \x9b5m c1 \u202eeverse \u200bzero [bold]markup[/bold] "
     ":smile: {0} %s \x00nul \r\roverwritten\x7f\u2028sep"
@@ -198,6 +246,8 @@ def hostile() -> list[Step]:
         *call(6, "t6", "read", {"file_path": {"\x1b[2J": 1}, "view_range": ["\x1b[2J", HOSTILE]}, HOSTILE),
         (7.0, BOX, types.SandboxCrashed(reason="protocol_violation", detail=HOSTILE)),
         (7.1, BOX, types.EgressRefused(host=HOSTILE, reason="malformed", detail=HOSTILE)),
+        (7.2, BOX, types.SandboxProcessStarted(process_id=HOSTILE, command=HOSTILE, terminal=False, by=HOSTILE)),
+        (7.3, f"sandbox-{HOSTILE}", types.SandboxFileCopied(path=HOSTILE, direction="out", bytes=1)),
         (8.0, STREAM, types.SessionFailed(reason="internal", detail=HOSTILE, next_step=HOSTILE)),
     ]
 
