@@ -112,8 +112,8 @@ class _Meter:
 
     def count(self, data: EventData) -> None:
         if isinstance(data, _COUNTED):
-            if data.cpu_seconds is not None:
-                self.cpu_of_machine = data.cpu_seconds
+            # It only grows. Less means that its control group was gone by then, and nobody counted.
+            self.cpu_of_machine = max(self.cpu_of_machine, data.cpu_seconds or 0.0)
             self.memory = max(self.memory, data.memory_high_bytes or 0)
         match data:
             case SandboxCreated() | SandboxBranched():

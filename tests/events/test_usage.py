@@ -101,6 +101,12 @@ def test_a_machine_on_the_files_alone_counts_anew(log: SqliteLog) -> None:
     assert (usage.cpu_seconds, usage.seconds_stopped, usage.memory_high_bytes) == (2.5, 13.0, 50)
 
 
+def test_a_control_group_that_was_gone_takes_nothing_back(log: SqliteLog) -> None:
+    gone = SandboxCrashed(reason="exited", cpu_seconds=0.0, memory_high_bytes=0)
+    usage = usage_of("x", events(log, [*HISTORY[:5], (6, gone)]), 6 * SECOND).usage
+    assert (usage.cpu_seconds, usage.memory_high_bytes) == (1.0, 50)
+
+
 def test_a_call_tells_what_its_machine_used_so_far(log: SqliteLog) -> None:
     told = ToolCallCompleted(
         tool_use_id="t", content=[], is_error=False, seconds=2, cpu_seconds=0.75, memory_high_bytes=30
