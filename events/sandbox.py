@@ -253,7 +253,6 @@ def _complete(command: CompleteCall, state: SandboxState) -> EventData | None:
         is_error=command.is_error,
         seconds=command.seconds,
         output_bytes=command.output_bytes,
-        **asdict(command.used),
     )
 
 

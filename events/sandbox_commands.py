@@ -149,7 +149,6 @@ class CompleteCall:
     is_error: bool
     seconds: float
     output_bytes: int = 0
-    used: Used = field(default_factory=Used)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

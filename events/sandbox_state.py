@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from events.envelope import Event
-    from events.errors import IllegalTransition
     from events.log import EventLog
     from events.payload import JsonObject
     from events.types import (
@@ -200,6 +199,7 @@ class _Draft:
         "processes",
         "snapshot_id",
         "snapshot_version",
+        "started",
         "state",
         "version",
     )
@@ -220,9 +220,13 @@ class _Draft:
         self.forwards = state.forwards
         self.known = state.calls
         self.calls: dict[str, SandboxCall] = {}
-        """Those that changed."""
+        """Those that changed and have an outcome."""
+        self.started: dict[str, ToolCallStarted] = {}
+        """Those that have none yet. Most do a moment later, so that none is made of them for nothing."""
 
     def freeze(self) -> SandboxState:
+        self.calls |= {one: _open_call(data) for one, data in self.started.items()}
+        self.started.clear()
         return SandboxState(
             self.state.sandbox_id,
             self.phase,
@@ -312,34 +316,38 @@ def _resumed(draft: _Draft, data: SandboxResumed) -> None:
 
 def _call_started(draft: _Draft, data: ToolCallStarted) -> None:
     tool_use_id = data.tool_use_id
-    if tool_use_id in draft.calls or tool_use_id in draft.known:
+    if tool_use_id in draft.started or tool_use_id in draft.calls or tool_use_id in draft.known:
         raise illegal(draft.freeze(), data.type, f"call {tool_use_id} was started before")
-    draft.calls[tool_use_id] = _call((tool_use_id, data.tool, data.input, _STARTED, [], False, ""))
+    draft.started[tool_use_id] = data
 
 
 def _call_completed(draft: _Draft, data: ToolCallCompleted) -> None:
-    call = draft.calls.get(data.tool_use_id) or draft.known.get(data.tool_use_id)
-    if call is None or call[3] is not _STARTED:
-        raise _not_started(draft, data, call)
-    draft.calls[data.tool_use_id] = _call((call[0], call[1], call[2], _COMPLETED, data.content, data.is_error, ""))
+    tool_use_id = data.tool_use_id
+    call = draft.started.pop(tool_use_id, None) or _known_open(draft, data)
+    draft.calls[tool_use_id] = _call((tool_use_id, call.tool, call.input, _COMPLETED, data.content, data.is_error, ""))
 
 
 def _call_interrupted(draft: _Draft, data: ToolCallInterrupted) -> None:
-    call = draft.calls.get(data.tool_use_id) or draft.known.get(data.tool_use_id)
-    if call is None or call[3] is not _STARTED:
-        raise _not_started(draft, data, call)
+    tool_use_id = data.tool_use_id
+    call = draft.started.pop(tool_use_id, None) or _known_open(draft, data)
     if data.reason in _TELLING:
         draft.memory_lost = False
-    draft.calls[data.tool_use_id] = _call(
-        (call[0], call[1], call[2], CallStatus.INTERRUPTED, data.content, True, data.reason)
+    draft.calls[tool_use_id] = _call(
+        (tool_use_id, call.tool, call.input, CallStatus.INTERRUPTED, data.content, True, data.reason)
     )
 
 
-def _not_started(
-    draft: _Draft, data: ToolCallCompleted | ToolCallInterrupted, call: SandboxCall | None
-) -> IllegalTransition:
-    because = f"call {data.tool_use_id} is {call.status.value if call else 'unknown'}, not started"
-    return illegal(draft.freeze(), data.type, because)
+def _open_call(data: ToolCallStarted) -> SandboxCall:
+    return _call((data.tool_use_id, data.tool, data.input, _STARTED, [], False, ""))
+
+
+def _known_open(draft: _Draft, data: ToolCallCompleted | ToolCallInterrupted) -> SandboxCall:
+    """A call that was open before this fold began. Raises `IllegalTransition` where it was not."""
+    call = draft.calls.get(data.tool_use_id) or draft.known.get(data.tool_use_id)
+    if call is None or call.status is not _STARTED:
+        because = f"call {data.tool_use_id} is {call.status.value if call else 'unknown'}, not started"
+        raise illegal(draft.freeze(), data.type, because)
+    return call
 
 
 LIFE = Life[SandboxState, _Draft](

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from events.payload import JsonObject, Payload
-
-
-def _is_unknown(value: object) -> bool:
-    return value is None
-
-
-# Calls are most of a log: what nobody counted is left out of their rows, and costs neither room nor reading time.
-_IfKnown = Field(default=None, exclude_if=_is_unknown)
 
 
 class Limits(BaseModel):
@@ -132,10 +124,6 @@ class ToolCallCompleted(Payload):
     seconds: float
     output_bytes: int = 0
     """What the command printed in all, before truncation."""
-    cpu_seconds: Annotated[float | None, _IfKnown] = None
-    """CPU time of the machine since it was started or resumed; None where nobody counted."""
-    memory_high_bytes: Annotated[int | None, _IfKnown] = None
-    """The most memory it had since then."""
 
 
 class ToolCallInterrupted(Payload):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from events.types import EventData
 
 _MICROSECONDS = 1e6
-_COUNTED = (ToolCallCompleted, SandboxFrozen, SandboxSuspended, SandboxStopped, SandboxCrashed, SandboxKilled)
+_COUNTED = (SandboxFrozen, SandboxSuspended, SandboxStopped, SandboxCrashed, SandboxKilled)
 
 
 @dataclass(frozen=True, slots=True)

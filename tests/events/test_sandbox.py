@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from events.codec import CODEC
 from events.errors import IllegalTransition
 from events.sandbox import (
     TRANSITIONS,
@@ -47,7 +46,6 @@ from events.types import (
     SandboxResumed,
     SandboxSuspended,
     SandboxThawed,
-    ToolCallCompleted,
 )
 
 if TYPE_CHECKING:
@@ -340,16 +338,6 @@ def test_processes_and_forwards_are_open_until_an_end_is_recorded() -> None:
 def test_every_copy_is_an_event() -> None:
     copy = RecordCopy(path="/workspace/a", direction="in", size=3)
     assert after(CREATE, start(), copy, copy).version == 4
-
-
-def test_what_a_call_used_is_in_its_event_where_somebody_counted() -> None:
-    state = after(CREATE, start(), call())
-    counted = CompleteCall(tool_use_id="t1", content=[], is_error=False, seconds=1, used=Used(2.5, 2**20))
-    [data] = decide(state, counted)
-    assert isinstance(data, ToolCallCompleted)
-    assert (data.cpu_seconds, data.memory_high_bytes) == (2.5, 2**20)
-    [data] = decide(state, complete())
-    assert b"cpu_seconds" not in CODEC.encode(data)
 
 
 def test_a_fork_begins_suspended_on_its_parents_snapshot() -> None:

@@ -107,14 +107,6 @@ def test_a_control_group_that_was_gone_takes_nothing_back(log: SqliteLog) -> Non
     assert (usage.cpu_seconds, usage.memory_high_bytes) == (1.0, 50)
 
 
-def test_a_call_tells_what_its_machine_used_so_far(log: SqliteLog) -> None:
-    told = ToolCallCompleted(
-        tool_use_id="t", content=[], is_error=False, seconds=2, cpu_seconds=0.75, memory_high_bytes=30
-    )
-    usage = usage_of("x", events(log, [*HISTORY[:3], (4, told)]), 4 * SECOND).usage
-    assert (usage.cpu_seconds, usage.memory_high_bytes) == (0.75, 30)
-
-
 def test_a_sessions_usage_is_that_of_its_sandboxes() -> None:
     def one(name: str, session: str, seconds: float) -> SandboxUsage:
         return SandboxUsage(
