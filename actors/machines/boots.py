@@ -61,7 +61,7 @@ class Boots:
             finally:
                 await machine.kill()
         finally:
-            await asyncio.to_thread(node.remove, scratch)
+            await asyncio.to_thread(node.remove_tree, scratch)
         await asyncio.to_thread(self._drop_outdated)
         return await asyncio.to_thread(node.images.record, boot_id)
 

@@ -157,14 +157,18 @@ class Node:
 
     def remove(self, sandbox_id: str) -> None:
         """End the sandbox's machine, and remove its tree and the snapshots of it."""
+        self.remove_tree(sandbox_id)
+        for record in self.images.records():
+            if record.sandbox_id == sandbox_id:
+                self.drop_snapshot(record.snapshot_id)
+
+    def remove_tree(self, sandbox_id: str) -> None:
+        """End the sandbox's machine, and remove its tree; snapshots of it stay."""
         folder = self.folder(sandbox_id)
         with locked(folder.start_lock):
             self._end(folder)
             if self.volumes.path(sandbox_id) is not None:
                 self.volumes.remove(sandbox_id)
-            for record in self.images.records():
-                if record.sandbox_id == sandbox_id:
-                    self.drop_snapshot(record.snapshot_id)
             folder.start_lock.unlink(missing_ok=True)
 
     def sweep(self) -> None:

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from actors.machines.protocol import (
     SnapshotFailed,
     SnapshotMissing,
 )
+from events.types import Limits
 from tests.conformance.conftest import NewSandbox
 
 pytestmark = [pytest.mark.conformance, pytest.mark.asyncio(loop_scope="module")]
@@ -64,6 +66,16 @@ async def test_a_frozen_machine_stands_still_and_goes_on(machine: GvisorMachine)
     moved = "a=$(wc -l < /tmp/tock); sleep 0.2; [ $a != $(wc -l < /tmp/tock) ] && echo on; kill $tock"
     assert await bash(machine, moved) == "on"
     assert not cgroups.is_frozen(machine.machine_id)
+
+
+async def test_a_template_boots_again_where_its_image_is_gone(driver: GvisorDriver, new_sandbox: NewSandbox) -> None:
+    spec = replace(new_sandbox(), limits=Limits(memory_bytes=400 * 1024**2))
+    for _ in range(2):
+        machine = await driver.start(spec)
+        assert await bash(machine, "echo here") == "here"
+        [boot] = [one for one in await driver.snapshots() if one.limits == spec.limits]
+        await driver.drop_snapshot(boot.snapshot_id)
+        await driver.remove(spec.sandbox_id)
 
 
 async def test_memory_processes_and_files_survive_a_suspend(driver: GvisorDriver, new_sandbox: NewSandbox) -> None:
