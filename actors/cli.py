@@ -1,4 +1,4 @@
-"""The commands that run things: `up`, `init`, `doctor`, `template`, `cp`."""
+"""The commands that run things: `up`, `init`, `doctor`, `template`, `tools`, `cp`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     app.command()(up)
     app.command("init")(init)
     app.command()(doctor)
+    app.command()(tools)
     app.command()(cp)
     app.add_typer(template, name="template")
     commands_sandboxes.register(app)
@@ -150,6 +151,17 @@ def init(
     say("")
     say("Next, in the Console: Environments → this one → create an environment key, and put it into a file. Then:")
     say(f"  hourglass up --environment-id {made.environment_id} --environment-key-file FILE")
+
+
+def tools(as_json: _Json = False) -> None:
+    """Show the custom tools that an agent may be given; --json: as the API takes them in an agent's `tools`."""
+    from actors.custom_tools import TOOLS
+
+    if as_json:
+        print_json(TOOLS)
+        return
+    print_table(["tool", "what it does"], [(tool["name"], tool["description"]) for tool in TOOLS])
+    say("`hourglass tools --json` prints them for the `tools` of an agent")
 
 
 def cp(

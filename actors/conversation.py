@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from events.types import JsonObject
 
 BUILT_IN_TOOLS = frozenset({"bash", "read", "write", "edit", "glob", "grep"})
-"""The tools that run here; `web_search` and `web_fetch` run at Anthropic, custom tools at whoever registered them."""
+"""The tools that run here; `web_search` and `web_fetch` run at Anthropic, most custom tools at whoever made them up."""
 
 NEUTRAL = frozenset({"user.tool_confirmation", "session.thread_status_terminated"})
 """Events that do not disturb the countdown after a turn (contract §11.6)."""
 _ANSWERS = {
     "user.tool_result": "tool_use_id",
     "agent.tool_result": "tool_use_id",
+    "user.custom_tool_result": "custom_tool_use_id",
 }
 
 DeniedBy = Literal["policy", "user", "thread_terminated", "server"]
@@ -35,7 +36,7 @@ DeniedBy = Literal["policy", "user", "thread_terminated", "server"]
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of one of the six tools, as the agent asked for it."""
+    """A call of one of the six tools, or of a custom tool of ours, as the agent asked for it."""
 
     tool_use_id: str
     tool: str
@@ -43,12 +44,16 @@ class ToolCall:
     thread_id: str = ""
     permission: str = "allow"
     """`allow`, `ask` or `deny`; anything that we do not know is held like `ask` (contract §11.3)."""
+    custom: bool = False
+    """Whether it came as `agent.custom_tool_use`, and is answered as such."""
 
 
 @dataclass(slots=True)
 class Conversation:
     """Everything that the events of one session have said so far."""
 
+    custom_tools: frozenset[str] = frozenset()
+    """Names of the custom tools that we serve; calls of all others are somebody else's to answer."""
     calls: dict[str, ToolCall] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)
     """Calls that have an answer at the server, ours or not."""
@@ -71,8 +76,11 @@ class Conversation:
             return False
         self._seen.add(event_id)
         kind = str(event.type)
-        if kind == "agent.tool_use":
-            self._tool_use(event)
+        if kind == "agent.tool_use" and event.name in BUILT_IN_TOOLS:
+            self._tool_use(event, str(getattr(event, "evaluated_permission", None) or "allow"))
+        elif kind == "agent.custom_tool_use" and event.name in self.custom_tools:
+            # Policies do not apply to custom tools.
+            self._tool_use(event, "allow", custom=True)
         elif kind in _ANSWERS:
             self.answered.add(str(getattr(event, _ANSWERS[kind])))
         elif kind == "user.tool_confirmation":
@@ -87,16 +95,14 @@ class Conversation:
             self.turn_ended = _stop_reason(event) if kind == "session.status_idle" else ""
         return True
 
-    def _tool_use(self, event: Any) -> None:
-        if event.name not in BUILT_IN_TOOLS:
-            return
-        permission = getattr(event, "evaluated_permission", None) or "allow"
+    def _tool_use(self, event: Any, permission: str, *, custom: bool = False) -> None:
         self.calls[event.id] = ToolCall(
             tool_use_id=event.id,
             tool=event.name,
             input=_storable(event.input if isinstance(event.input, dict) else {"input": event.input}),
             thread_id=getattr(event, "session_thread_id", None) or "",
-            permission=str(permission),
+            permission=permission,
+            custom=custom,
         )
 
     def denied_by(self, call: ToolCall) -> DeniedBy | None:

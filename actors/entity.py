@@ -139,7 +139,9 @@ class Entity(Generic[StateT, CommandT]):
         self.version = event.version
 
 
-async def execute_together(journal: Journal, command_id: str, *parts: tuple[Entity[Any, Any], Sequence[Any]]) -> None:
+async def execute_together(
+    journal: Journal, command_id: str, *parts: tuple[Entity[Any, Any], Sequence[Any]], causation_id: str = ""
+) -> None:
     """Execute commands on several entities in one append: all of it happens, or nothing.
 
     Raises `Replaced` where another actor writes one of them, and what `decide` and the log raise.
@@ -148,7 +150,7 @@ async def execute_together(journal: Journal, command_id: str, *parts: tuple[Enti
         for entity, _ in parts:
             await turns.enter_async_context(entity._turn)
             await entity._catch_up()
-        writes = [entity._decided(command_id, commands, "") for entity, commands in parts]
+        writes = [entity._decided(command_id, commands, causation_id) for entity, commands in parts]
         try:
             appended = await journal.append(*writes)
         except (WrongExpectedVersion, StaleEpoch) as error:

@@ -42,6 +42,16 @@ class SandboxHandle(Protocol):
         """See `Sandbox.run_call`."""
         ...
 
+    async def begin_call(self, call: ToolCall, *, needs_memory: bool) -> CallOutcome | None:
+        """See `Sandbox.begin_call`."""
+        ...
+
+    async def end_call(
+        self, call: ToolCall, outcome: CallOutcome, seconds: float, reason: InterruptReason = "user"
+    ) -> CallOutcome:
+        """See `Sandbox.end_call`."""
+        ...
+
     async def interrupt(self, tool_use_id: str, reason: InterruptReason) -> None:
         """See `Sandbox.interrupt`."""
         ...
@@ -54,7 +64,7 @@ class SandboxHandle(Protocol):
         """See `Sandbox.read_file`."""
         ...
 
-    async def kill(self, reason: Literal["session_over", "requested"]) -> None:
+    async def kill(self, reason: Literal["session_over", "requested", "not_kept"]) -> None:
         """See `Sandbox.kill`."""
         ...
 
@@ -74,7 +84,7 @@ class SandboxHandle(Protocol):
         """See `Sandbox.snapshot`."""
         ...
 
-    async def fork(self, count: int) -> list[str]:
+    async def fork(self, count: int, asked_by: str = "") -> list[str]:
         """See `Sandbox.fork`."""
         ...
 

@@ -22,14 +22,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from actors.claim import Claim, Outcome
 from actors.entity import Replaced
+from actors.forks import HostForks
 from actors.handle import SandboxFailed
 from actors.isolation import Placement, local_actors
 from actors.journal import LocalJournal
 from actors.keeping import forks_of
+from actors.life import sandbox_entity
 from actors.machines.protocol import MachineError
 from actors.operations import Operations
-from actors.session import session_entity
+from actors.records import session_entity
 from actors.suspender import Suspender
+from events import sandbox as sandboxes
 from events import session as fold
 from events.errors import HourglassError
 from events.home import LOG_NAME
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     from actors.handle import SandboxHandle
     from actors.isolation import Actors, SessionRun
     from actors.journal import Journal
-    from actors.session import SessionEntity
+    from actors.records import SessionEntity
     from actors.settings import Settings
     from events.envelope import Event
     from events.log import Append
@@ -85,10 +88,12 @@ class Host:
         self._cancelled: set[str] = set()
         self._serving: dict[str, str] = {}
         """Sandboxes in use, by claim id."""
+        self.lent: dict[str, str] = {}
+        """Forks that a session uses, and the claim under which it does."""
         self.room = asyncio.Lock()
         self._recovered = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._suspender = Suspender(self)
+        self.suspender = Suspender(self)
 
     @property
     def epoch(self) -> int:
@@ -113,7 +118,7 @@ class Host:
                     await self.drop(sandbox_id)
             self._recovered = True
             self._tasks = [
-                asyncio.create_task(self._suspender.run(), name="suspender"),
+                asyncio.create_task(self.suspender.run(), name="suspender"),
                 asyncio.create_task(self._prepare(), name="prepare"),
             ]
 
@@ -206,11 +211,11 @@ class Host:
                 # Asked twice, as after a controller died: two runs of one claim would pass for repeats of each other.
                 await twin.cancel()
             await self.recover()
-            await self._make_room(sandbox_id)
+            await self.suspender.make_room(sandbox_id)
             sandbox = await self.sandbox(sandbox_id, claim.session_id)
             if claim.claim_id in self._cancelled:
                 return Outcome("cancelled")
-            run = self.runs[claim.claim_id] = await self.actors.session(claim, tokens, sandbox)
+            run = self.runs[claim.claim_id] = await self.actors.session(claim, tokens, sandbox, HostForks(self, claim))
             outcome = await run.outcome()
             if outcome.session_over:
                 await self._bury_forks(self._serving[claim.claim_id], claim.session_id)
@@ -228,6 +233,8 @@ class Host:
             if run is not None and self.runs.get(claim.claim_id) is run:
                 del self.runs[claim.claim_id]
             self._cancelled.discard(claim.claim_id)
+            for fork in [one for one, by in self.lent.items() if by == claim.claim_id]:
+                del self.lent[fork]
             sandbox_id = self._serving.pop(claim.claim_id, sandbox_id)
             if sandbox_id in self.kept:
                 self.kept[sandbox_id].used_at = time.monotonic()
@@ -284,15 +291,15 @@ class Host:
 
     async def _close_one(self, handle: SandboxHandle) -> None:
         try:
-            await self._suspender.lay_down(handle, "shutdown")
+            await self.suspender.lay_down(handle, "shutdown")
         except Exception:
             # One machine that can't be stopped must not keep the others from it; the next start finds it.
             log.exception("sandbox not stopped sandbox_id=%s", handle.sandbox_id)
         await handle.release()
 
     def busy(self) -> set[str]:
-        """Sandboxes of sessions that are served, or about to be."""
-        return set(self._serving.values())
+        """Sandboxes of sessions that are served, or about to be, and the forks that they use."""
+        return {*self._serving.values(), *self.lent}
 
     async def sandbox_of(self, session_id: str) -> str:
         """The session's sandbox: the one that was kept, or the first that it has."""
@@ -329,6 +336,10 @@ class Host:
         if claim_id in self._serving:
             self._serving[claim_id] = sandbox_id
 
+    async def ask_forks(self, claim: Claim, method: str, *arguments: Any) -> Any:
+        """One of `Forks`, by name, for a session in a process of its own."""
+        return await getattr(HostForks(self, claim), method)(*arguments)
+
     async def operate(self, operation: str, *arguments: Any) -> Any:
         """One of `Operations`, by name."""
         return await getattr(Operations(self), operation)(*arguments)
@@ -343,27 +354,24 @@ class Host:
     async def _bury_forks(self, sandbox_id: str, session_id: str) -> None:
         """End the forks of a sandbox that is over, and theirs."""
         for child in forks_of(await self.journal.read(f"sandbox-{sandbox_id}")):
-            await (await self.sandbox(child, session_id)).kill("session_over")
             await self._bury_forks(child, session_id)
-            await self.drop(child)
+            await self.end(child, session_id, "session_over")
 
-    async def _make_room(self, sandbox_id: str) -> None:
-        """Suspend the machine that was used least recently where this node runs as many as it may."""
-        async with self.room:
-            if sandbox_id in self.kept:
-                return
-            busy = self.busy()
-            idle = sorted(
-                (kept for kept_id, kept in self.kept.items() if kept_id not in busy),
-                key=lambda kept: kept.used_at,
-            )
-            while len(self.kept) >= self.settings.max_sandboxes and idle:
-                kept = idle.pop(0)
-                try:
-                    await self._suspender.lay_down(kept.handle, "pressure")
-                except (HourglassError, SandboxFailed, MachineError) as error:
-                    log.warning("machine not stopped sandbox_id=%s %s", kept.handle.sandbox_id, error)
-                await self.drop(kept.handle.sandbox_id)
+    async def end(self, sandbox_id: str, session_id: str, reason: Literal["session_over", "not_kept"]) -> None:
+        """Kill a sandbox, and let go of it. Raises `SandboxFailed`, `MachineError`.
+
+        One that is not held gets no actor for that: on a node that is full there would be none to have.
+        """
+        kept = self.kept.get(sandbox_id)
+        if kept is not None and not kept.handle.gone:
+            await kept.handle.kill(reason)
+            await self.drop(sandbox_id)
+            return
+        entity = sandbox_entity(sandbox_id, session_id, self.journal, epoch=self._epoch, metadata=self.metadata)
+        await entity.load()
+        if entity.state.phase is not sandboxes.Phase.ABSENT:
+            await entity.execute("kill", sandboxes.Kill(reason=reason))
+        await self.actors.remove(sandbox_id)
 
     # --- records ---------------------------------------------------------------------------------------------------
 

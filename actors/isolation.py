@@ -18,6 +18,7 @@ from actors.machines.drivers import make_driver
 from actors.machines.protocol import MachineSpec
 from actors.sandbox import Sandbox
 from actors.session import Session
+from actors.tries import TryLimits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
     from actors.claim import Claim
+    from actors.forks import Forks
     from actors.handle import SandboxHandle
     from actors.journal import Journal
     from actors.keeping import Choice
@@ -71,7 +73,7 @@ class Actors(Protocol):
         """The sandbox's actor, its stream folded; its machine is found again where one runs."""
         ...
 
-    async def session(self, claim: Claim, tokens: list[str], sandbox: SandboxHandle) -> SessionRun:
+    async def session(self, claim: Claim, tokens: list[str], sandbox: SandboxHandle, forks: Forks) -> SessionRun:
         """Start serving a claim."""
         ...
 
@@ -117,6 +119,7 @@ def make_session(
     tokens: list[str],
     sandbox: SandboxHandle,
     journal: Journal,
+    forks: Forks,
 ) -> Session:
     """A session on `client`'s connection pool, with the credentials of its claim."""
     settings = placement.settings
@@ -129,6 +132,11 @@ def make_session(
         metadata=placement.metadata,
         max_idle=settings.max_idle,
         max_silence=settings.max_silence,
+        forks=forks,
+        tries=TryLimits(
+            variants=min(settings.try_max, settings.fork_max),
+            seconds=min(settings.try_seconds, settings.limits.tool_seconds),
+        ),
     )
 
 
@@ -177,11 +185,17 @@ class LocalActors:
         await sandbox.load()
         return sandbox
 
-    async def session(self, claim: Claim, tokens: list[str], sandbox: SandboxHandle) -> SessionRun:
+    async def session(self, claim: Claim, tokens: list[str], sandbox: SandboxHandle, forks: Forks) -> SessionRun:
         """See `Actors`."""
         return LocalRun(
             make_session(
-                claim, self._placement, client=self._client, tokens=tokens, sandbox=sandbox, journal=self._journal
+                claim,
+                self._placement,
+                client=self._client,
+                tokens=tokens,
+                sandbox=sandbox,
+                journal=self._journal,
+                forks=forks,
             )
         )
 

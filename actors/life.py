@@ -300,10 +300,11 @@ class Life:
             )
         return self.machine
 
-    async def fork(self, count: int) -> list[str]:
+    async def fork(self, count: int, asked_by: str = "") -> list[str]:
         """Make sandboxes from this one as it is now; their ids. They lie suspended on its snapshot, to be started.
 
-        The parent is held only for the snapshot. All of them are made in one append. Raises `SandboxFailed`.
+        `asked_by` is the tool call that wants them; "" where a person does. The parent is held only for the snapshot.
+        All of them are made in one append. Raises `SandboxFailed`.
         """
         snapshot_id = await self.snapshot("fork")
         parent_version = self.entity.version
@@ -321,7 +322,9 @@ class Life:
         made: list[tuple[SandboxEntity, tuple[fold.Command, ...]]] = [
             (self._context.entity(child, self.state.session_id), (create, asleep)) for child in children
         ]
-        await execute_together(self._context.journal, f"fork-{snapshot_id}", (self.entity, forked), *made)
+        await execute_together(
+            self._context.journal, f"fork-{snapshot_id}", (self.entity, forked), *made, causation_id=asked_by
+        )
         return children
 
     async def forked(self) -> None:

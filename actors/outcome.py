@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from actors.machines.protocol import EndReason, GuestProtocolError, MachineEnd, MachineError
+from events.sandbox import CallStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from events.sandbox import SandboxCall
     from events.types import JsonObject, Limits
 
 InterruptReason = Literal["user", "thread_terminated"]
@@ -28,6 +30,16 @@ class CallOutcome:
     """Content blocks; empty where the call was interrupted and the server has its answer already."""
     is_error: bool
     interrupted: bool = False
+    exit_code: int | None = None
+    """Of a command that ended by itself just now; the log does not keep it, the agent is not told (contract §12)."""
+
+
+def recorded_outcome(known: SandboxCall) -> CallOutcome | None:
+    """The outcome that the log has of a call; None where it has none yet."""
+    if known.status is CallStatus.STARTED:
+        return None
+    interrupted = known.status is CallStatus.INTERRUPTED
+    return CallOutcome(known.content, known.is_error or interrupted, interrupted)
 
 
 def _text(text: str) -> list[JsonObject]:

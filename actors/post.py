@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
@@ -41,11 +41,18 @@ class Posted:
 
 
 async def post_result(
-    client: AsyncAnthropic, session_id: str, tool_use_id: str, content: Sequence[JsonObject], *, is_error: bool
+    client: AsyncAnthropic,
+    session_id: str,
+    tool_use_id: str,
+    content: Sequence[JsonObject],
+    *,
+    is_error: bool,
+    custom: bool = False,
 ) -> Posted:
-    """Post one `user.tool_result`, again and again while the failure is transient; cancel it to give up.
+    """Post one result, again and again while the failure is transient; cancel it to give up.
 
-    Raises the API's error where the credential is rejected.
+    It goes as `user.tool_result`, or as `user.custom_tool_result` where the tool is `custom` (contract §8.1). Raises
+    the API's error where the credential is rejected.
     """
     size = len(orjson.dumps(list(content)))
     replaced = ""
@@ -57,14 +64,7 @@ async def post_result(
         try:
             await client.beta.sessions.events.send(
                 session_id,
-                events=[
-                    {
-                        "type": "user.tool_result",
-                        "tool_use_id": tool_use_id,
-                        "is_error": is_error,
-                        "content": cast("Any", list(content)),  # checked where it left the guest
-                    }
-                ],
+                events=[_event(tool_use_id, content, is_error=is_error, custom=custom)],
             )
         except API_ERRORS as error:
             if is_rejected_credential(error):
@@ -88,6 +88,12 @@ async def post_result(
             return Posted("posted", replaced)
 
 
+def _event(tool_use_id: str, content: Sequence[JsonObject], *, is_error: bool, custom: bool) -> Any:
+    kind, key = ("user.custom_tool_result", "custom_tool_use_id") if custom else ("user.tool_result", "tool_use_id")
+    # The content was checked where it left the guest.
+    return {"type": kind, key: tool_use_id, "is_error": is_error, "content": list(content)}
+
+
 async def _refused(client: AsyncAnthropic, session_id: str, tool_use_id: str, error: Exception) -> Posted:
     """A 4xx: either the server has an answer already, ours or its own, or it will never take this one."""
     if await is_answered(client, session_id, tool_use_id):
@@ -100,9 +106,12 @@ async def is_answered(client: AsyncAnthropic, session_id: str, tool_use_id: str)
     """Whether the history holds an answer to the call; False where the history can't be read."""
     try:
         async for event in client.beta.sessions.events.list(
-            session_id, types=["user.tool_result", "agent.tool_result"], order="desc", limit=1000
+            session_id,
+            types=["user.tool_result", "agent.tool_result", "user.custom_tool_result"],
+            order="desc",
+            limit=1000,
         ):
-            if getattr(event, "tool_use_id", None) == tool_use_id:
+            if tool_use_id in (getattr(event, "tool_use_id", None), getattr(event, "custom_tool_use_id", None)):
                 return True
     except API_ERRORS as error:
         log.warning("history not read session_id=%s %s", session_id, describe(error))

@@ -23,10 +23,11 @@ from actors.machines.drivers import make_driver
 from actors.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from actors.claim import Claim
     from actors.conversation import ToolCall
+    from actors.forks import Forks
     from actors.handle import SandboxHandle
     from actors.isolation import Actors, Placement, SessionRun
     from actors.journal import Journal
@@ -44,6 +45,12 @@ _SANDBOX_OPTIONS: dict[str, Any] = {
 _SESSION_OPTIONS: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 100, "enable_task_events": False}
 
 
+def own_words(error: SandboxFailed) -> SandboxFailed:
+    """The error as the other process raised it: what Ray makes of it tells that process's whole traceback."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, SandboxFailed) else error
+
+
 class SandboxActor:
     """A sandbox in a Ray actor."""
 
@@ -56,9 +63,9 @@ class SandboxActor:
         """See `Sandbox`."""
         await self._sandbox.load()
 
-    async def call(self, method: str, *arguments: Any) -> Any:
+    async def call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Any method of `SandboxHandle`, by name: the caller is our own `RemoteSandbox`."""
-        return await getattr(self._sandbox, method)(*arguments)
+        return await getattr(self._sandbox, method)(*arguments, **options)
 
 
 class RemoteSandbox:
@@ -74,12 +81,14 @@ class RemoteSandbox:
         """Whether its actor died."""
         return self._gone
 
-    async def _call(self, method: str, *arguments: Any) -> Any:
+    async def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         try:
-            return await self._actor.call.remote(method, *arguments)
+            return await self._actor.call.remote(method, *arguments, **options)
         except RayActorError as error:
             self._gone = True
             raise SandboxFailed(f"the actor of {self.sandbox_id} died; its machine runs on") from error
+        except SandboxFailed as error:
+            raise own_words(error) from error
 
     async def start(self) -> None:
         """See `Sandbox`."""
@@ -89,6 +98,18 @@ class RemoteSandbox:
         """See `Sandbox`."""
         outcome: CallOutcome = await self._call("run_call", call)
         return outcome
+
+    async def begin_call(self, call: ToolCall, *, needs_memory: bool) -> CallOutcome | None:
+        """See `Sandbox`."""
+        known: CallOutcome | None = await self._call("begin_call", call, needs_memory=needs_memory)
+        return known
+
+    async def end_call(
+        self, call: ToolCall, outcome: CallOutcome, seconds: float, reason: InterruptReason = "user"
+    ) -> CallOutcome:
+        """See `Sandbox`."""
+        ended: CallOutcome = await self._call("end_call", call, outcome, seconds, reason)
+        return ended
 
     async def interrupt(self, tool_use_id: str, reason: InterruptReason) -> None:
         """See `Sandbox`."""
@@ -103,7 +124,7 @@ class RemoteSandbox:
         content: bytes = await self._call("read_file", path, max_bytes)
         return content
 
-    async def kill(self, reason: Literal["session_over", "requested"]) -> None:
+    async def kill(self, reason: Literal["session_over", "requested", "not_kept"]) -> None:
         """See `Sandbox`."""
         await self._call("kill", reason)
 
@@ -124,9 +145,9 @@ class RemoteSandbox:
         snapshot_id: str = await self._call("snapshot")
         return snapshot_id
 
-    async def fork(self, count: int) -> list[str]:
+    async def fork(self, count: int, asked_by: str = "") -> list[str]:
         """See `Sandbox`."""
-        children: list[str] = await self._call("fork", count)
+        children: list[str] = await self._call("fork", count, asked_by)
         return children
 
     async def forked(self) -> None:
@@ -146,6 +167,41 @@ class RemoteSandbox:
         """End the actor; the machine, if any, runs on."""
         self._gone = True
         ray.kill(self._actor)
+
+
+class RemoteForks:
+    """`Forks` behind the host's handle."""
+
+    def __init__(self, host: Any, claim: Claim) -> None:
+        self._host = host
+        self._claim = claim
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            return await self._host.ask_forks.remote(self._claim, method, *arguments)
+        except SandboxFailed as error:
+            raise own_words(error) from error
+
+    async def begin(self, sandbox_id: str, seconds: float) -> SandboxHandle:
+        """See `Forks`."""
+        handle: SandboxHandle = await self._ask("begin", sandbox_id, seconds)
+        return handle
+
+    async def rest(self, sandbox_id: str) -> None:
+        """See `Forks`."""
+        await self._ask("rest", sandbox_id)
+
+    async def end(self, sandbox_ids: Sequence[str]) -> None:
+        """See `Forks`."""
+        await self._ask("end", list(sandbox_ids))
+
+    async def let_go(self, sandbox_ids: Sequence[str]) -> None:
+        """See `Forks`."""
+        await self._ask("let_go", list(sandbox_ids))
+
+    async def kept(self, sandbox_id: str, ended: Sequence[str]) -> None:
+        """See `Forks`."""
+        await self._ask("kept", sandbox_id, list(ended))
 
 
 class SessionActor:
@@ -168,6 +224,7 @@ class SessionActor:
             tokens=tokens,
             sandbox=sandbox,
             journal=RemoteJournal(self._host),
+            forks=RemoteForks(self._host, self._claim),
         )
         try:
             return await self._session.run()
@@ -236,8 +293,9 @@ class ProcessActors:
         await actor.load.remote()
         return RemoteSandbox(sandbox_id, actor)
 
-    async def session(self, claim: Claim, tokens: list[str], sandbox: SandboxHandle) -> SessionRun:
+    async def session(self, claim: Claim, tokens: list[str], sandbox: SandboxHandle, forks: Forks) -> SessionRun:
         """See `Actors`."""
+        del forks  # the session reaches them through the host's handle
         actor = (
             ray.remote(SessionActor)
             .options(name=f"session-{claim.session_id}-{claim.claim_id}", **_SESSION_OPTIONS)

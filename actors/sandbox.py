@@ -24,6 +24,7 @@ from actors.outcome import (
     half_way,
     machine_lost_text,
     out_of_memory_text,
+    recorded_outcome,
 )
 from actors.spool import Spool, spool_path
 from events import sandbox as fold
@@ -125,10 +126,10 @@ class Sandbox:
         async with self._call_turn, self._life.turn:
             return await self._life.snapshot("requested")
 
-    async def fork(self, count: int) -> list[str]:
+    async def fork(self, count: int, asked_by: str = "") -> list[str]:
         """Make sandboxes from this one, as `Life.fork`. A call that runs is awaited. Raises `SandboxFailed`."""
         async with self._call_turn, self._life.turn:
-            return await self._life.fork(count)
+            return await self._life.fork(count, asked_by)
 
     async def forked(self) -> None:
         """See `Life.forked`."""
@@ -140,7 +141,7 @@ class Sandbox:
         async with self._call_turn, self._life.turn:
             await self._life.stop(reason)
 
-    async def kill(self, reason: Literal["session_over", "requested"]) -> None:
+    async def kill(self, reason: Literal["session_over", "requested", "not_kept"]) -> None:
         """The end: machine and files are removed. A call that runs is cut off."""
         async with self._life.turn:
             await self._life.kill(reason)
@@ -177,9 +178,8 @@ class Sandbox:
         """
         async with self._call_turn:
             known = self.state.calls.get(call.tool_use_id)
-            if known is not None and known.status is not fold.CallStatus.STARTED:
-                interrupted = known.status is fold.CallStatus.INTERRUPTED
-                return CallOutcome(known.content, known.is_error or interrupted, interrupted)
+            if known is not None and (outcome := recorded_outcome(known)) is not None:
+                return outcome
             await self.start()
             if known is not None and self.state.memory_lost:
                 return await self._interrupted(call, "host_lost", half_way(call.tool))
@@ -189,6 +189,36 @@ class Sandbox:
             if self.state.memory_lost and call.tool == "bash":
                 return await self._interrupted(call, "machine_lost", MEMORY_LOST)
             return await self._run(call)
+
+    async def begin_call(self, call: ToolCall, *, needs_memory: bool) -> CallOutcome | None:
+        """Record that a call is served which runs elsewhere, in forks of this sandbox; the outcome that the log has.
+
+        A call that was begun and has no outcome is begun again. Where `needs_memory` and the machine's memory was lost
+        unseen, the agent is told instead. Raises `SandboxFailed`.
+        """
+        async with self._call_turn:
+            known = self.state.calls.get(call.tool_use_id)
+            if known is not None and (outcome := recorded_outcome(known)) is not None:
+                return outcome
+            await self.start()
+            await self._execute_call(
+                call, "start", fold.StartCall(tool_use_id=call.tool_use_id, tool=call.tool, input=call.input)
+            )
+            if needs_memory and self.state.memory_lost:
+                return await self._interrupted(call, "machine_lost", MEMORY_LOST)
+            return None
+
+    async def end_call(
+        self, call: ToolCall, outcome: CallOutcome, seconds: float, reason: InterruptReason = "user"
+    ) -> CallOutcome:
+        """Record how a call ended that was begun with `begin_call`; `reason` is of an interrupted one."""
+        if outcome.interrupted:
+            return await self._interrupted(call, reason, list(outcome.content))
+        told = fold.CompleteCall(
+            tool_use_id=call.tool_use_id, content=list(outcome.content), is_error=outcome.is_error, seconds=seconds
+        )
+        await self._execute_call(call, "complete", told)
+        return outcome
 
     async def interrupt(self, tool_use_id: str, reason: InterruptReason) -> None:
         """End a call that runs; it is recorded as interrupted. No error where it does not run."""
@@ -235,7 +265,7 @@ class Sandbox:
                 output_bytes=result.output_bytes,
             ),
         )
-        return CallOutcome(result.content, result.is_error)
+        return CallOutcome(result.content, result.is_error, exit_code=result.exit_code)
 
     async def _machine_failed(self, call: ToolCall, machine: Machine, error: MachineError) -> CallOutcome:
         """The machine went away under a call. What it did is on the disk, what it said is lost: tell the agent so."""

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from actors.api import API_ERRORS, describe, is_rejected_credential, status_of
 from actors.claim import Claim, Outcome, SessionFailed
 from actors.conversation import NEUTRAL, Conversation
-from actors.entity import Entity, Fold
+from actors.custom_tools import served_of
 from actors.feed import History, follow
 from actors.handle import SandboxFailed
-from actors.keeping import Choice, keep
-from actors.life import sandbox_entity
 from actors.post import post_result
+from actors.records import Records
 from actors.skills import fetch_skills
-from events import session as fold
+from actors.tries import Tries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -32,9 +31,13 @@ if TYPE_CHECKING:
 
     from actors.conversation import ToolCall
     from actors.feed import Live
+    from actors.forks import Forks
     from actors.handle import SandboxHandle
     from actors.journal import Journal
-    from actors.outcome import CallOutcome
+    from actors.keeping import Asked, Choice
+    from actors.outcome import CallOutcome, InterruptReason
+    from actors.tries import TryLimits
+    from events.session import SessionState
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +51,6 @@ class _Ended(Exception):
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.reason)
         self.outcome = outcome
-
-
-SessionEntity = Entity[fold.SessionState, fold.Command]
-_FOLD: Fold[fold.SessionState, fold.Command] = Fold(fold.decide, fold.evolve)
-
-
-def session_entity(session_id: str, journal: Journal, *, epoch: int, metadata: Mapping[str, str]) -> SessionEntity:
-    """A session's stream and state, not loaded yet."""
-    state = fold.SessionState(session_id)
-    return Entity(state.stream, state, _FOLD, journal, epoch=epoch, correlation_id=session_id, metadata=metadata)
 
 
 class Session:
@@ -74,6 +67,8 @@ class Session:
         metadata: Mapping[str, str],
         max_idle: float,
         max_silence: float,
+        forks: Forks,
+        tries: TryLimits,
     ) -> None:
         """`clients[0]` serves the session; the others are tried for skills alone."""
         self.claim = claim
@@ -82,10 +77,11 @@ class Session:
         self._sandbox = sandbox
         self._max_idle = max_idle
         self._max_silence = max_silence
-        self._journal = journal
-        self._epoch = epoch
-        self._metadata = metadata
-        self._entity = session_entity(claim.session_id, journal, epoch=epoch, metadata=metadata)
+        self._records = Records(claim, journal, epoch=epoch, metadata=metadata)
+        self._forks = forks
+        self._tries = Tries(
+            journal=journal, forks=forks, limits=tries, keep=self._keep_fork, on_progress=self._note_progress
+        )
         self._talk = Conversation()
         self._changed = asyncio.Event()
         self._running: ToolCall | None = None
@@ -98,9 +94,9 @@ class Session:
         self.draining = False
 
     @property
-    def state(self) -> fold.SessionState:
+    def state(self) -> SessionState:
         """The folded state."""
-        return self._entity.state
+        return self._records.state
 
     def drain(self) -> None:
         """Start no further call; `run` returns once the one that runs is posted."""
@@ -112,13 +108,11 @@ class Session:
 
         Raises `Replaced` where another actor serves it.
         """
-        await self._entity.load()
+        await self._records.load()
         try:
             return await self._serve()
         except SessionFailed as failed:
-            await self._record(
-                "fail", fold.Fail(reason=failed.reason, detail=failed.detail, next_step=failed.next_step)
-            )
+            await self._records.fail(failed)
             log.error("session failed session_id=%s reason=%s %s", self.claim.session_id, failed.reason, failed.detail)
             return Outcome("not_served" if failed.hopeless else "failed", failed.detail)
         except _Ended as ended:
@@ -126,6 +120,7 @@ class Session:
 
     async def _serve(self) -> Outcome:
         session = await self._fetch()
+        self._talk.custom_tools = served_of(session.agent.tools or [])
         try:
             async with asyncio.TaskGroup() as tasks:
                 prepared = tasks.create_task(self._prepare(session.agent.skills), name="prepare")
@@ -202,7 +197,7 @@ class Session:
             if self._talk.ended:
                 await self._over(self._talk.ended)
             if self._attached:
-                await self._note_calls()
+                await self._records.note_calls(self._talk, self._handled)
                 await self._stop_answered()
             if not self._talk.turn_is_over():
                 self._idle_noted, self._idle_since = False, None
@@ -213,47 +208,10 @@ class Session:
         while self._history_events is None:
             await self._wait_changed(None)
             self._changed.clear()
-        await self._record(
-            "attach",
-            fold.Attach(
-                claim_id=self.claim.claim_id,
-                sandbox_id=self._sandbox.sandbox_id,
-                history_events=self._history_events,
-                skills=tuple(skills),
-                acknowledged_at=self.claim.acknowledged_at,
-            ),
-        )
-        for tool_use_id, known in list(self.state.calls.items()):
-            # Ours from an earlier claim, and answered since: the record of the post was lost, not the post.
-            if known.status is fold.CallStatus.REQUESTED and tool_use_id in self._talk.answered:
-                await self._note_posted(tool_use_id, "already_answered", "answered before this claim")
+        await self._records.attach(self._sandbox.sandbox_id, self._history_events, skills)
+        await self._records.note_answered(self._talk)
         self._attached = True
-        await self._note_calls()
-
-    async def _note_calls(self) -> None:
-        """Record every call that is new and open, what was denied, and what turned out to be answered."""
-        for call in self._talk.calls.values():
-            known = self.state.calls.get(call.tool_use_id)
-            if known is None and call.tool_use_id not in self._talk.answered:
-                await self._record_call(
-                    call.tool_use_id,
-                    "request",
-                    fold.RequestToolCall(
-                        tool_use_id=call.tool_use_id,
-                        tool=call.tool,
-                        input=call.input,
-                        thread_id=call.thread_id,
-                        permission="allow" if call.permission == "allow" else "ask",
-                    ),
-                )
-            denied_by = self._talk.denied_by(call)
-            known = self.state.calls.get(call.tool_use_id)
-            open_ = known is not None and known.status is fold.CallStatus.REQUESTED
-            # A call that the dispatcher has in hand is recorded there, with what became of it.
-            if open_ and denied_by is not None and call.tool_use_id not in self._handled:
-                await self._record_call(
-                    call.tool_use_id, "deny", fold.DenyToolCall(tool_use_id=call.tool_use_id, by=denied_by)
-                )
+        await self._records.note_calls(self._talk, self._handled)
 
     async def _stop_answered(self) -> None:
         """End a call whose result nobody wants any more: interrupted by the user, or its thread is gone."""
@@ -261,10 +219,13 @@ class Session:
         if call is None:
             return
         denied_by = self._talk.denied_by(call)
-        if denied_by == "thread_terminated":
-            await self._sandbox.interrupt(call.tool_use_id, "thread_terminated")
-        elif denied_by == "server":
-            await self._sandbox.interrupt(call.tool_use_id, "user")
+        if denied_by not in ("thread_terminated", "server"):
+            return
+        reason: InterruptReason = "user" if denied_by == "server" else "thread_terminated"
+        if call.custom:
+            self._tries.interrupt(reason)
+        else:
+            await self._sandbox.interrupt(call.tool_use_id, reason)
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
@@ -293,7 +254,7 @@ class Session:
     async def _note_idle(self) -> None:
         """Once for each turn."""
         if not self._idle_noted:
-            await self._record(f"idle-{self._entity.version}", fold.Idle(stop_reason=self._talk.turn_ended))
+            await self._records.idle(self._talk.turn_ended)
             self._idle_noted = True
             await self._rest("idle")
 
@@ -304,9 +265,8 @@ class Session:
     def _next(self) -> ToolCall | None:
         """The first call that may run and that this claim has not handled yet."""
         for call in self._talk.unanswered():
-            known = self.state.calls.get(call.tool_use_id)
-            open_ = known is not None and known.status is fold.CallStatus.REQUESTED
-            if open_ and call.tool_use_id not in self._handled and self._talk.may_run(call):
+            new = self._records.is_open(call.tool_use_id) and call.tool_use_id not in self._handled
+            if new and self._talk.may_run(call):
                 return call
         return None
 
@@ -314,7 +274,7 @@ class Session:
         self._handled.add(call.tool_use_id)
         self._running = call
         try:
-            outcome = await self._sandbox.run_call(call)
+            outcome = await self._run_call(call)
             self._last_progress = time.monotonic()
             await self._post(call, outcome)
             if self._next() is None:
@@ -325,6 +285,12 @@ class Session:
             self._running = None
             self._last_progress = time.monotonic()
 
+    async def _run_call(self, call: ToolCall) -> CallOutcome:
+        if not call.custom:
+            return await self._sandbox.run_call(call)
+        waiting = [one.tool_use_id for one in self.state.open_calls if one.tool_use_id != call.tool_use_id]
+        return await self._tries.run(call, self._sandbox, waiting)
+
     async def _rest(self, reason: Literal["idle", "call"]) -> None:
         """The sandbox has nothing to do for now. One that can't be put to rest costs CPU, and that is all."""
         try:
@@ -332,38 +298,40 @@ class Session:
         except SandboxFailed as error:
             log.warning("sandbox not frozen session_id=%s %s", self.claim.session_id, error)
 
-    async def keep(self, choice: Choice, sandbox: SandboxHandle) -> None:
+    async def keep(self, choice: Choice, sandbox: SandboxHandle, asked: Asked | None = None) -> None:
         """Go on in another sandbox, a fork of the one so far, between two calls; the others end with the same append.
 
         Raises `IllegalTransition` while a call has no posted result.
         """
-        ended = [
-            sandbox_entity(one, self.claim.session_id, self._journal, epoch=self._epoch, metadata=self._metadata)
-            for one in choice.ended
-        ]
-        await keep(self._journal, choice, self._entity, ended)
+        await self._records.keep(choice, asked)
         self._sandbox = sandbox
+
+    async def _keep_fork(self, choice: Choice, sandbox: SandboxHandle, asked: Asked) -> None:
+        """As `keep`, where the agent asks for it; the host follows."""
+        await self._forks.let_go(choice.ended)
+        await self.keep(choice, sandbox, asked)
+        await self._forks.kept(choice.kept, choice.ended)
 
     async def _post(self, call: ToolCall, outcome: CallOutcome) -> None:
         if self._talk.denied_by(call) is not None:
-            await self._note_posted(
-                call.tool_use_id, "already_answered", "the call was closed at the server while it ran"
-            )
+            detail = "the call was closed at the server while it ran"
+            await self._records.note_posted(call.tool_use_id, "already_answered", detail)
             return
         try:
             posted = await post_result(
-                self._client, self.claim.session_id, call.tool_use_id, outcome.content, is_error=outcome.is_error
+                self._client,
+                self.claim.session_id,
+                call.tool_use_id,
+                outcome.content,
+                is_error=outcome.is_error,
+                custom=call.custom,
             )
         except API_ERRORS as error:
             raise self._api_failed(error) from error
-        await self._note_posted(call.tool_use_id, posted.outcome, posted.detail)
+        await self._records.note_posted(call.tool_use_id, posted.outcome, posted.detail)
+        self._note_progress()
 
-    async def _note_posted(
-        self, tool_use_id: str, outcome: Literal["posted", "already_answered", "refused"], detail: str
-    ) -> None:
-        await self._record_call(
-            tool_use_id, "post", fold.RecordPosted(tool_use_id=tool_use_id, outcome=outcome, detail=detail)
-        )
+    def _note_progress(self) -> None:
         self._last_progress = time.monotonic()
 
     async def _watch_silence(self) -> None:
@@ -379,17 +347,9 @@ class Session:
                 raise SessionFailed("no_progress", f"no progress for {quiet:.0f} s", "see the host's log")
             await asyncio.sleep(min(self._max_silence / 4, 30))
 
-    # --- records -------------------------------------------------------------------------------------------------
-
-    async def _record(self, step: str, *commands: fold.Command) -> None:
-        await self._entity.execute(f"{self.claim.claim_id}/{step}", *commands)
-
-    async def _record_call(self, tool_use_id: str, step: str, *commands: fold.Command) -> None:
-        await self._entity.execute(f"{tool_use_id}/{step}", *commands, causation_id=tool_use_id)
-
     async def _over(self, reason: Literal["terminated", "deleted", "not_found"]) -> None:
         """The session is over for good, and so is its sandbox."""
-        await self._record("over", fold.Terminate(reason=reason))
+        await self._records.over(reason)
         await self._sandbox.kill("session_over")
         raise _Ended(Outcome("not_served", f"the session is over: {reason}", session_over=True))
 

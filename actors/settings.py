@@ -112,6 +112,10 @@ class Settings(BaseSettings):
     """Containers that are created ahead, for the next sandboxes that start."""
     fork_max: int = Field(default=64, ge=1)
     """How many forks one call may make."""
+    try_max: int = Field(default=8, ge=1)
+    """How many variants an agent may try in one call of `try_in_parallel`; never more than `fork_max`."""
+    try_seconds: float = Field(default=120.0, gt=0)
+    """How long the command of one variant may run, in seconds; never longer than `limits.tool_seconds`."""
     max_idle: float = Field(default=60.0, ge=0)
     """How long a session is held after its agent's turn ended, in seconds."""
     max_silence: float = Field(default=900.0, gt=0)

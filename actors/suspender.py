@@ -8,7 +8,9 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from actors.handle import SandboxFailed
+from actors.machines.protocol import MachineError
 from actors.resting import Idle, available_memory, to_suspend
+from events.errors import HourglassError
 
 if TYPE_CHECKING:
     from actors.handle import SandboxHandle
@@ -35,6 +37,30 @@ class Suspender:
         except SandboxFailed as error:
             log.warning("not suspended, stopped sandbox_id=%s %s", handle.sandbox_id, error)
             await handle.stop("shutdown" if reason == "shutdown" else "requested")
+
+    async def make_room(self, sandbox_id: str) -> bool:
+        """Suspend the machines that were used least recently where this node runs as many as it may.
+
+        Returns whether there is room for this one: there is none where all are busy.
+        """
+        host = self._host
+        async with host.room:
+            if sandbox_id in host.kept:
+                return True
+            busy = host.busy() - {sandbox_id}
+            idle = sorted(
+                (kept for kept_id, kept in host.kept.items() if kept_id not in busy),
+                key=lambda kept: kept.used_at,
+            )
+            allowed = host.settings.max_sandboxes
+            while len(host.kept.keys() | busy) >= allowed and idle:
+                kept = idle.pop(0)
+                try:
+                    await self.lay_down(kept.handle, "pressure")
+                except (HourglassError, SandboxFailed, MachineError) as error:
+                    log.warning("machine not stopped sandbox_id=%s %s", kept.handle.sandbox_id, error)
+                await host.drop(kept.handle.sandbox_id)
+            return len(host.kept.keys() | busy) < allowed
 
     async def run(self) -> None:
         """Again and again: what nobody uses goes to disk."""

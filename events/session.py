@@ -187,7 +187,7 @@ def _fail(command: Fail, state: SessionState) -> EventData | None:
 
 @_decide.register
 def _keep(command: KeepSandbox, state: SessionState) -> EventData | None:
-    if any(call.tool_use_id != command.asked_by for call in state.open_calls):
+    if any(call.tool_use_id not in (command.asked_by, *command.waiting) for call in state.open_calls):
         raise _illegal(state, command, "a tool call of it has no posted result yet")
     if state.sandbox_id == command.sandbox_id and not command.ended:
         return None

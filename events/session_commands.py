@@ -110,7 +110,9 @@ class KeepSandbox:
     previous: str
     ended: tuple[str, ...]
     asked_by: str = ""
-    """The tool call that asks for it, which alone may be open; "" where a person does."""
+    """The tool call that asks for it, which may be open; "" where a person does."""
+    waiting: tuple[str, ...] = ()
+    """Calls that no sandbox has started: they may be open as well, and run in the one that is kept."""
 
 
 Command = (

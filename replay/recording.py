@@ -26,6 +26,9 @@ SUFFIX = ".jsonl"
 SANDBOX_TOOLS = frozenset({"bash", "read", "write", "edit", "glob", "grep"})
 """The tools of `agent_toolset_20260401` that run in the sandbox; the others run at Anthropic (contract §8.1)."""
 
+WORKERS_TOOLS = frozenset({"try_in_parallel", "keep"})
+"""The custom tools that Hourglass answers: of these the app plays no part."""
+
 CALLS = frozenset({"agent.tool_use", "agent.custom_tool_use", "agent.mcp_tool_use"})
 MESSAGES = frozenset({"user.message", "user.define_outcome"})
 """What starts a turn."""

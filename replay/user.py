@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from replay.recording import CALLS, MESSAGES
+from replay.recording import CALLS, MESSAGES, WORKERS_TOOLS
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -39,7 +39,7 @@ async def play_user(
     for event in recording.events:
         if event["type"] in CALLS:
             calls.append(event["id"])
-        if event["type"] not in _USERS:
+        if event["type"] not in _USERS or _is_workers(event, recording):
             continue
         inputs += 1
         if inputs <= sent:
@@ -52,6 +52,12 @@ async def play_user(
             if key in payload:
                 payload[key] = live[calls.index(payload[key])]
         await client.beta.sessions.events.send(session_id, events=[payload])  # type: ignore[list-item]
+
+
+def _is_workers(event: JsonObject, recording: Recording) -> bool:
+    """Whether it is a result that the worker posts, though the tool is a custom one."""
+    call = recording.calls.get(event.get("custom_tool_use_id", ""))
+    return call is not None and call["name"] in WORKERS_TOOLS
 
 
 async def _reached(client: AsyncAnthropic, session_id: str, calls: int, *, resting: bool) -> list[str]:

@@ -27,14 +27,25 @@ INTERRUPTED = "[interrupted]"
 class Outcome:
     """The result of a call, ready to be sent."""
 
-    def __init__(self, content: str | files.Media, *, is_error: bool = False, output_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        content: str | files.Media,
+        *,
+        is_error: bool = False,
+        output_bytes: int = 0,
+        exit_code: int | None = None,
+    ) -> None:
         self.content = content
         self.is_error = is_error
         self.output_bytes = output_bytes
+        self.exit_code = exit_code
 
     def encoded(self) -> list[bytes | bytearray]:
-        """The JSON `{"content", "is_error", "output_bytes"}` in pieces: an image is not copied."""
-        rest = f', "is_error": {json.dumps(self.is_error)}, "output_bytes": {self.output_bytes}}}'.encode()
+        """The JSON `{"content", "is_error", "output_bytes", "exit_code"}` in pieces: an image is not copied."""
+        rest = (
+            f', "is_error": {json.dumps(self.is_error)}, "output_bytes": {self.output_bytes}, '
+            f'"exit_code": {json.dumps(self.exit_code)}}}'
+        ).encode()
         if isinstance(self.content, str):
             text = well_formed(self.content) or NO_OUTPUT
             return [b'{"content": [' + json.dumps({"type": "text", "text": text}).encode() + b"]" + rest]
@@ -136,6 +147,7 @@ class Toolbox:
             _joined(notice, text, interrupted, verdict),
             is_error=bool(status != 0 or interrupted or verdict),
             output_bytes=printed,
+            exit_code=status if status >= 0 else None,
         )
 
     def _ready_shell(self) -> Shell:

@@ -108,11 +108,13 @@ class Result(_Said):
     content: Annotated[list[_Block], Field(min_length=1, max_length=BLOCKS_MAX)]
     is_error: bool
     output_bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
+    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    """Of a command; an agent that lies in an older snapshot does not tell."""
 
     def tool_result(self) -> ToolResult:
         """As the rest of Hourglass takes it."""
         content: Sequence[dict[str, object]] = [block.model_dump() for block in self.content]
-        return ToolResult(content=content, is_error=self.is_error, output_bytes=self.output_bytes)
+        return ToolResult(content, self.is_error, self.output_bytes, self.exit_code)
 
 
 def parsed(model: type[_M], data: bytes | bytearray, what: str) -> _M:

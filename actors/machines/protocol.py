@@ -96,6 +96,8 @@ class ToolResult:
     is_error: bool
     output_bytes: int = 0
     """What the command printed in all, before truncation."""
+    exit_code: int | None = None
+    """Of a command that ended by itself."""
 
 
 @dataclass(frozen=True, slots=True)

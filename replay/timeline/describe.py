@@ -224,7 +224,7 @@ def outcome(call: Call) -> str:
     words = {Status.REQUESTED: "waiting", Status.RUNNING: "running"}.get(call.status, call.status.value)
     if call.reason:
         words += f" ({_words(call.reason)})"
-    if call.status.is_over and call.status is not Status.DENIED:
+    if call.status.is_over and call.is_owed:
         words += {
             Posted.NO: ", not posted",
             Posted.POSTED: ", posted",

@@ -97,11 +97,14 @@ class Call:
         return (self.ended_us - self.started_us) / MICROSECONDS
 
     @property
+    def is_owed(self) -> bool:
+        """Whether Anthropic waits for its result: not where it was denied, nor for a call of a variant in a fork."""
+        return self.status is not Status.DENIED and self.requested_us is not None
+
+    @property
     def is_settled(self) -> bool:
         """Whether all of it is known: it ended, and its result is posted or owed to nobody."""
-        if self.status is Status.DENIED:
-            return True
-        return self.status.is_over and self.posted is not Posted.NO
+        return self.status.is_over and (not self.is_owed or self.posted is not Posted.NO)
 
 
 @dataclass(frozen=True, slots=True)

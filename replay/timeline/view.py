@@ -107,7 +107,7 @@ class View:
         width = self.width - _INDENT - _MARGIN - 2
         if call.reason:
             yield f"{line(call.status.value, width)}: {line(call.reason.replace('_', ' '), width)}", "yellow"
-        if call.status.is_over and call.status is not Status.DENIED and call.posted is not Posted.POSTED:
+        if call.status.is_over and call.is_owed and call.posted is not Posted.POSTED:
             yield line(_post(call), width), "dim" if call.posted is Posted.ALREADY_ANSWERED else "yellow"
         for text in changed(call, width):
             yield text, {"+": "green", "-": "red"}.get(text[:1], "dim")

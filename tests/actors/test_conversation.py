@@ -63,6 +63,21 @@ def test_custom_and_mcp_calls_are_left_alone() -> None:
     )
 
 
+def test_a_custom_tool_of_ours_runs_and_asks_nobody() -> None:
+    conversation = Conversation(custom_tools=frozenset({"keep"}))
+    for one in (
+        event("agent.custom_tool_use", "a", name="keep", input={"none": True}, evaluated_permission="ask"),
+        event("agent.custom_tool_use", "b", name="look_up", input={}),
+        event("agent.custom_tool_use", "c", name="bash", input={}),
+    ):
+        conversation.observe(one, live=True)
+    (call,) = conversation.unanswered()
+    assert (call.tool_use_id, call.custom, conversation.may_run(call)) == ("a", True, True)
+    conversation.observe(event("user.custom_tool_result", "r", custom_tool_use_id="a"), live=True)
+    assert runnable(conversation) == []
+    assert conversation.denied_by(call) == "server"
+
+
 @pytest.mark.parametrize("permission", ["ask", "something_new"])
 def test_only_an_explicit_allow_releases_a_held_call(permission: str) -> None:
     asked = tool_use("a", evaluated_permission=permission)

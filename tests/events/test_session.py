@@ -224,10 +224,14 @@ def test_nothing_is_kept_for_no_session(commands: tuple[Command, ...]) -> None:
         decide(after(*commands), keep("sbx-1"))
 
 
-def test_a_call_may_ask_for_keeping_and_no_other_may_be_open() -> None:
+def test_a_call_may_ask_for_keeping_beside_others_that_nothing_has_started() -> None:
     asked = after(claim(), attach(), request("t1"))
     with pytest.raises(IllegalTransition, match="has no posted result yet"):
         decide(asked, keep("sbx-1"))
     assert [data.type for data in decide(asked, keep("sbx-1", asked_by="t1"))] == ["session.sandbox_kept"]
     with pytest.raises(IllegalTransition, match="has no posted result yet"):
         decide(after(claim(), attach(), request("t1"), request("t2")), keep("sbx-1", asked_by="t1"))
+    told = KeepSandbox(sandbox_id="sbx-2", previous="sbx-1", ended=("sbx-1",), asked_by="t1", waiting=("t2",))
+    assert len(decide(after(claim(), attach(), request("t1"), request("t2")), told)) == 1
+    with pytest.raises(IllegalTransition, match="has no posted result yet"):
+        decide(after(claim(), attach(), request("t1"), request("t2"), request("t3")), told)
