@@ -7,7 +7,6 @@ itself before any of its programs sees that time has passed.
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import signal
 import threading
@@ -54,7 +53,6 @@ class Quiet:
             except OSError:
                 self._go_on()
                 raise
-            gc.collect()
             os.sync()
             return len(self._stopped)
 

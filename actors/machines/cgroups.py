@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import time
 
@@ -71,14 +72,27 @@ def processes(name: str) -> set[int]:
 def kill(name: str) -> None:
     """End every process of a machine, and wait until they are gone. Raises `TimeoutError` after ten seconds."""
     deadline = time.monotonic() + _KILL_SECONDS
-    pause = 0.001
     while pids := processes(name):
         if time.monotonic() > deadline:
             raise TimeoutError(f"processes of {name} do not end: {sorted(pids)}")
         for pid in pids:
             end_process(pid)
-        time.sleep(pause)
-        pause = min(pause * 2, 0.05)
+        for pid in pids:
+            _wait_ended(pid, deadline)
+
+
+def _wait_ended(pid: int, deadline: float) -> None:
+    """Until a process is gone, whosever child it is, or the time is over."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        poller.poll(max(deadline - time.monotonic(), 0) * 1000)
+    finally:
+        os.close(pidfd)
 
 
 def end_process(pid: int) -> None:
@@ -174,7 +188,7 @@ def remove(name: str) -> None:
                 # A killed process leaves its group a moment after it is gone from the list.
                 if error.errno != errno.EBUSY or time.monotonic() > deadline:
                     raise
-                time.sleep(0.002)
+                time.sleep(0.0005)
             else:
                 break
 

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,12 +52,20 @@ class Images:
         (fresh / IMAGE).mkdir(parents=True)
         return fresh
 
-    def finish(self, fresh: Path, record: SnapshotRecord) -> SnapshotRecord:
-        """Make a snapshot durable, and a snapshot. Its image's digests are computed here.
+    def seal(self, fresh: Path) -> dict[str, FileRecord]:
+        """Make the files of an image durable; the size and digest of each. Its guest may run on meanwhile."""
+        paths = sorted((fresh / IMAGE).iterdir())
+        # Digests need a CPU and durability a disk, so both go on at once; one thread for the disk, since btrfs lets
+        # those wait for each other that sync at the same time.
+        with ThreadPoolExecutor(max_workers=1) as disk:
+            durable = [disk.submit(_sync, path) for path in (*paths, fresh / IMAGE)]
+            found = {path.name: _digest(path) for path in paths}
+            for one in durable:
+                one.result()
+        return found
 
-        Returns the record as it was written.
-        """
-        files = {path.name: _seal(path) for path in sorted((fresh / IMAGE).iterdir())}
+    def finish(self, fresh: Path, record: SnapshotRecord) -> SnapshotRecord:
+        """Make what was sealed and has a tree a snapshot. Returns the record as it was written."""
         final = self.path(record.snapshot_id)
         told = {
             "format": 1,
@@ -67,16 +76,15 @@ class Images:
             "driver_version": record.driver_version,
             "limits": record.limits.model_dump(),
             "taken_at": record.taken_at,
-            "files": {name: [file.size, file.blake3] for name, file in files.items()},
+            "files": {name: [file.size, file.blake3] for name, file in record.files.items()},
         }
         with (fresh / RECORD).open("w", encoding="utf-8") as file:
             json.dump(told, file)
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(fresh / IMAGE)
-        _sync_folder(fresh)
+        _sync(fresh)
         fresh.rename(final)
-        _sync_folder(self.folder)
+        _sync(self.folder)
         return self._read(record.snapshot_id)
 
     def record(self, snapshot_id: str) -> SnapshotRecord:
@@ -178,15 +186,12 @@ def _checked(snapshot_id: str) -> str:
     return snapshot_id
 
 
-def _seal(path: Path) -> FileRecord:
-    """Make a file durable; its size and digest."""
-    found = _digest(path)
+def _sync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
-    return found
 
 
 def _digest(path: Path) -> FileRecord:
@@ -195,11 +200,3 @@ def _digest(path: Path) -> FileRecord:
     if size:
         hasher.update_mmap(path)
     return FileRecord(size, hasher.hexdigest())
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

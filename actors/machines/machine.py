@@ -9,7 +9,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from actors.machines import cgroups
+from actors.machines import cgroups, control
 from actors.machines.images import IMAGE
 from actors.machines.protocol import (
     GuestBusy,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from actors.machines.folder import MachineFolder, MachineRecord
     from actors.machines.node import Node
-    from actors.machines.protocol import Guest, MachineEnd
+    from actors.machines.protocol import FileRecord, Guest, MachineEnd
 
 _log = logging.getLogger(__name__)
 
@@ -99,15 +99,14 @@ class GvisorMachine:
 
     async def snapshot(self, snapshot_id: str, *, hold: bool = False) -> Taken:
         """Quiet, checkpoint, tree, wake; then, with the guest running again, digests and durability."""
-        began = time.monotonic()
+        began, images = time.monotonic(), self._node.images
         await self.thaw()
         fresh = await self._begin(snapshot_id)
         try:
             await self.guest.quiesce()
             quiet = time.monotonic()
             try:
-                await self._checkpoint(fresh / IMAGE)
-                await asyncio.to_thread(self._node.volumes.keep, self.sandbox_id, fresh)
+                await self._take(fresh)
                 usage = await self.usage()
             except BaseException:
                 await self._wake_after_failure()
@@ -115,7 +114,8 @@ class GvisorMachine:
             if not hold:
                 await self.guest.wake()
             held = time.monotonic() - quiet
-            record = await asyncio.to_thread(self._node.images.finish, fresh, self._snapshot_record(snapshot_id, fresh))
+            files = await asyncio.to_thread(images.seal, fresh)
+            record = await asyncio.to_thread(images.finish, fresh, self._snapshot_record(snapshot_id, fresh, files))
         except (GuestBusy, MachineGone):
             await asyncio.to_thread(self._discard, fresh)
             raise
@@ -150,13 +150,27 @@ class GvisorMachine:
         except OSError as error:
             raise SnapshotFailed(f"no snapshot of {self.sandbox_id} could be taken: {error}") from error
 
-    async def _checkpoint(self, image: Path) -> None:
-        # Compressed in the store, where it pays; here it would cost more time than it saves.
-        how = ("checkpoint", "--image-path", str(image), "--leave-running", "--compression=none", self.machine_id)
-        command = self._node.runsc().command(self._node.state, *how)
-        await self._node.nursery.run(command, timeout=_CHECKPOINT_SECONDS)
+    async def _take(self, fresh: Path) -> None:
+        """Image and tree, of one moment: nothing runs in the guest, and its files are written out."""
+        parts = (
+            self._checkpoint(fresh / IMAGE),
+            asyncio.to_thread(self._node.volumes.keep, self.sandbox_id, fresh),
+        )
+        # Both to their end, also where one fails: what is left of them is to be removed.
+        for failed in await asyncio.gather(*parts, return_exceptions=True):
+            if failed is not None:
+                raise failed
 
-    def _snapshot_record(self, snapshot_id: str, fresh: Path) -> SnapshotRecord:
+    async def _checkpoint(self, image: Path) -> None:
+        runsc, state = self._node.runsc(), self._node.state
+        address = control.control_socket(state, self.machine_id)
+        if runsc.release in control.KNOWN and address.is_socket():
+            await control.checkpoint(address, image, timeout=_CHECKPOINT_SECONDS)
+            return
+        how = ("checkpoint", "--image-path", str(image), "--leave-running", "--compression=none", self.machine_id)
+        await self._node.nursery.run(runsc.command(state, *how), timeout=_CHECKPOINT_SECONDS)
+
+    def _snapshot_record(self, snapshot_id: str, fresh: Path, files: dict[str, FileRecord]) -> SnapshotRecord:
         return SnapshotRecord(
             snapshot_id=snapshot_id,
             sandbox_id=self.sandbox_id,
@@ -165,7 +179,7 @@ class GvisorMachine:
             driver_version=self._node.driver_version(),
             limits=self._record.limits,
             taken_at=time.time(),
-            files={},
+            files=files,
             image=fresh / IMAGE,
             tree=fresh / "tree",
         )

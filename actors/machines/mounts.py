@@ -24,6 +24,8 @@ class Mount:
 
     path: Path
     filesystem: str
+    source: str
+    """What is mounted: a device, where it is one."""
 
 
 def run(command: Sequence[str | Path], *, timeout: float = _COMMAND_SECONDS) -> str:
@@ -58,7 +60,8 @@ def mounted_at(path: Path) -> Mount | None:
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         if _unescape(before.split(" ")[4]) == str(wanted):
-            found = Mount(wanted, after.split(" ")[0])  # The last one lies on top.
+            filesystem, source = after.split(" ")[:2]
+            found = Mount(wanted, filesystem, _unescape(source))  # The last one lies on top.
     return found
 
 

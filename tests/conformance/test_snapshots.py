@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.machines import cgroups
+from actors.machines import cgroups, control
 from actors.machines.gvisor import GvisorDriver
 from actors.machines.images import RECORD
 from actors.machines.machine import GvisorMachine
@@ -66,6 +66,43 @@ async def test_a_frozen_machine_stands_still_and_goes_on(machine: GvisorMachine)
     moved = "a=$(wc -l < /tmp/tock); sleep 0.2; [ $a != $(wc -l < /tmp/tock) ] && echo on; kill $tock"
     assert await bash(machine, moved) == "on"
     assert not cgroups.is_frozen(machine.machine_id)
+
+
+async def test_a_release_that_is_not_known_is_asked_by_its_command(
+    driver: GvisorDriver, new_sandbox: NewSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "KNOWN", frozenset())
+    spec = new_sandbox()
+    machine = await driver.start(spec)
+    await bash(machine, BEGIN)
+    snapshot = await suspend(machine)
+    machine = await driver.start(spec, snapshot_id=snapshot)
+    assert await bash(machine, LOOK) == SEEN
+    await machine.kill()
+
+
+async def test_what_is_in_a_shared_mapping_is_in_the_tree_of_the_snapshot(
+    driver: GvisorDriver, new_sandbox: NewSandbox
+) -> None:
+    machine = await driver.start(new_sandbox())
+    token = secrets.token_hex(16)
+    write = (
+        "import mmap, os, time\n"
+        "fd = os.open('/root/mapped', os.O_RDWR | os.O_CREAT)\n"
+        "os.ftruncate(fd, 8192)\n"
+        "memory = mmap.mmap(fd, 8192)\n"
+        f"memory[4096:4128] = b'{token}'\n"
+        "open('/root/ready', 'w').close()\n"
+        "time.sleep(60)\n"
+    )
+    await bash(
+        machine, f"cat > /root/map.py <<'E'\n{write}E\npython3 /root/map.py & while [ ! -e /root/ready ]; do :; done"
+    )
+    taken = await machine.snapshot(snapshot_id())
+    kept = driver.volumes.snapshots / taken.snapshot_id
+    [tree] = [*kept.glob("*/root/mapped"), *kept.glob("tree.img")]
+    assert token.encode() in tree.read_bytes()
+    await machine.kill()
 
 
 async def test_a_template_boots_again_where_its_image_is_gone(driver: GvisorDriver, new_sandbox: NewSandbox) -> None:
