@@ -1,0 +1,104 @@
+"""Every error of the snapshot store; see `events.errors` for how they are made.
+
+HourglassError
+└── StoreError
+    ├── StoreUnavailable          the folder or the URL can't be used
+    ├── StoreBusy                 an upload and a prune exclude each other
+    ├── SnapshotNotStored         the store has no such snapshot
+    ├── ManifestBroken            a manifest is not what was written
+    ├── ChunkBroken               a chunk is missing or damaged
+    ├── TreeRefused               a file tree that is not stored
+    ├── TreeNotRestored           an entry can't be made again
+    └── PruneRefused              something needs the snapshot
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from events.errors import HourglassError
+
+
+class StoreError(HourglassError):
+    """The snapshot store refused or failed."""
+
+
+@dataclass(eq=False)
+class StoreUnavailable(StoreError):
+    """The snapshot store {store} can't be used: {detail}."""
+
+    store: str
+    detail: str
+    next_step = "See to its disk, rights and credentials, or name another with HOURGLASS_SNAPSHOT_STORE."
+
+
+@dataclass(eq=False)
+class StoreBusy(StoreError):
+    """The snapshot store {store} is in use: {holder}."""
+
+    store: str
+    holder: str
+    next_step = (
+        "Repeat it later: an upload takes seconds; what one that died has left at a URL stands there for an hour."
+    )
+
+
+@dataclass(eq=False)
+class SnapshotNotStored(StoreError):
+    """The snapshot store {store} has no snapshot {snapshot_id}."""
+
+    store: str
+    snapshot_id: str
+    next_step = "`hourglass snapshots ls` shows what there is."
+
+
+@dataclass(eq=False)
+class ManifestBroken(StoreError):
+    """The manifest of {snapshot_id} in {store} is damaged: {detail}."""
+
+    store: str
+    snapshot_id: str
+    detail: str
+    next_step = "`hourglass snapshots ls` shows others of the same sandbox; this one is never used."
+
+
+@dataclass(eq=False)
+class ChunkBroken(StoreError):
+    """The chunk {chunk} of {snapshot_id} in {store} is damaged: {detail}."""
+
+    store: str
+    snapshot_id: str
+    chunk: str
+    detail: str
+    next_step = (
+        "`hourglass snapshots verify` says which other snapshots need it; a node that still has one of them whole puts "
+        "the chunk back when the file is removed and the node's service is started again."
+    )
+
+
+@dataclass(eq=False)
+class TreeRefused(StoreError):
+    """The file tree of {snapshot_id} is not stored: {detail}."""
+
+    snapshot_id: str
+    detail: str
+    next_step = "The snapshot stays on its node; make the sandbox's tree simpler, and take another."
+
+
+@dataclass(eq=False)
+class TreeNotRestored(StoreError):
+    """{path} of {snapshot_id} can't be made again: {detail}."""
+
+    snapshot_id: str
+    path: str
+    detail: str
+    next_step = "See to the room on the disk, and `hourglass doctor`; nothing of it was left."
+
+
+@dataclass(eq=False)
+class PruneRefused(StoreError):
+    """The snapshot {snapshot_id} is needed: {need}."""
+
+    snapshot_id: str
+    need: str
+    next_step = "`hourglass kill` ends the sandbox that needs it."
