@@ -9,8 +9,10 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from anthropic import Anthropic
 
-from tests.service import stop
+from replay.local import storage
+from tests.service import HOURGLASS, stop
 
 if TYPE_CHECKING:
     from tests.service import Installed
@@ -99,3 +101,41 @@ def machine_of(installed: Installed, sandbox_id: str) -> str:
     (started,) = [one.data for one in installed.history(f"sandbox-{sandbox_id}") if one.type == "sandbox.started"]
     machine_id: str = started.machine_id  # type: ignore[union-attr]
     return machine_id
+
+
+@pytest.mark.parametrize("moment", ["0.02", "0.08"])
+def test_the_host_is_killed_in_the_middle_of_a_suspend(installed: Installed, moment: str) -> None:
+    with installed.up():
+        session_id = installed.session("two-turns")
+        installed.wait_for(f"session-{session_id}", "session.released")
+        sandbox = installed.sandbox_of(session_id)
+        # Told apart from what a pause says of itself: the one that is running when its host dies says nothing of use.
+        asked = subprocess.Popen(
+            [HOURGLASS, "pause", session_id],
+            env=installed.variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        held = list_snapshots()
+        deadline = time.monotonic() + 20
+        while list_snapshots() == held and asked.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(float(moment))
+        kill_actor("HostActor")
+        asked.wait(timeout=60)
+        assert installed.json("resume", session_id)["phase"] == "running"
+        with Anthropic(api_key=installed.server.api_key, base_url=installed.server.base_url) as app:
+            app.beta.sessions.events.send(
+                session_id, events=[{"type": "user.message", "content": [{"type": "text", "text": "Add one."}]}]
+            )
+        installed.wait_for(f"session-{session_id}", "session.result_posted", count=2)
+        # Shell and all: nothing of the sandbox's memory is lost, whenever it was.
+        assert installed.results(session_id)[-1]["content"] == [{"type": "text", "text": "42\n41"}]
+        kinds = installed.kinds(sandbox)
+        assert "sandbox.crashed" not in kinds
+        assert installed.command("log", "verify").returncode == 0
+
+
+def list_snapshots() -> set[str]:
+    """Whole ones and half ones on this node."""
+    return set(os.listdir(storage() / "pool" / "snapshots"))
