@@ -51,6 +51,9 @@ def up(
     max_sandboxes: Annotated[int | None, typer.Option(help="Machines at a time on this node.")] = None,
     max_idle: Annotated[float | None, typer.Option(help="Seconds a session is held after its turn.")] = None,
     drain_seconds: Annotated[float | None, typer.Option(help="How long a stop waits for calls that run.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve Prometheus metrics on this port of loopback; 0: any.")
+    ] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to join; default: Ray on this machine.")] = None,
     dashboard: Annotated[bool, typer.Option(help="Ray's dashboard and `ray list`, on loopback.")] = False,
     as_json: _Json = False,
@@ -70,6 +73,7 @@ def up(
         max_sandboxes=max_sandboxes,
         max_idle=max_idle,
         drain_seconds=drain_seconds,
+        metrics_port=metrics_port,
         ray_address=address,
     )
     prepare_ray(loopback=settings.ray_address is None)
@@ -77,14 +81,17 @@ def up(
 
     settings, key = take_key(settings)
     _check_node(settings)
-    serve(settings, key, dashboard=dashboard, ready=lambda: _say_ready(settings, as_json))
+    serve(settings, key, dashboard=dashboard, ready=lambda metrics: _say_ready(settings, metrics, as_json))
 
 
-def _say_ready(settings: Settings, as_json: bool) -> None:
+def _say_ready(settings: Settings, metrics: list[str], as_json: bool) -> None:
     if as_json:
-        print_json({"serving": settings.environment_id, "base_url": settings.base_url, "home": str(settings.home)})
-    else:
-        say(f"serving {settings.environment_id} at {settings.base_url}; the log is in {settings.home}; Ctrl-C stops")
+        told = {"serving": settings.environment_id, "base_url": settings.base_url, "home": str(settings.home)}
+        print_json({**told, "metrics": metrics} if metrics else told)
+        return
+    say(f"serving {settings.environment_id} at {settings.base_url}; the log is in {settings.home}; Ctrl-C stops")
+    for address in metrics:
+        say(f"metrics at {address}")
 
 
 def _check_node(settings: Settings) -> None:

@@ -113,6 +113,7 @@ class Controller:
                     "claimed_seconds_ago": round(time.monotonic() - served.claimed_at, 3),
                     "heartbeat_after": served.heartbeat_after,
                     "lease_ttl": served.lease.ttl_seconds,
+                    "heartbeat_age": round(served.lease.heartbeat_age, 3),
                 }
                 for served in self._served.values()
             ],

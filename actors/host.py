@@ -32,6 +32,7 @@ from actors.machines.protocol import MachineError
 from actors.operations import Operations
 from actors.records import session_entity
 from actors.suspender import Suspender
+from actors.trace import TracedJournal
 from events import sandbox as sandboxes
 from events import session as fold
 from events.errors import HourglassError
@@ -77,7 +78,7 @@ class Host:
         self._node = node
         settings.home.mkdir(parents=True, exist_ok=True)
         self._log = SqliteLog(settings.home / LOG_NAME, durability=settings.durability)
-        self.journal = LocalJournal(self._log)
+        self.journal = TracedJournal(LocalJournal(self._log))
         self._home_id = _home_id(settings.home)
         self._epoch = self._log.next_epoch("host")
         self.metadata = {"node": node, "pid": str(os.getpid()), "version": version("hourglass-agents")}

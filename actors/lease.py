@@ -91,6 +91,11 @@ class Lease:
         return self._ttl
 
     @property
+    def heartbeat_age(self) -> float:
+        """Seconds since the last heartbeat that was answered; none is owed once the lease has ended."""
+        return 0.0 if self._ended.done() else time.monotonic() - self._last_success
+
+    @property
     def ended(self) -> Ended | None:
         """How it ended, or None while it is held."""
         return self._ended.result() if self._ended.done() else None

@@ -123,6 +123,8 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=30.0, ge=0)
     """How long a stop waits for tool calls that run, in seconds."""
 
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Where on loopback Prometheus finds the metrics, at `/metrics`; 0: any free port. Not served if not set."""
     ray_address: str | None = None
     """A Ray cluster to join; a Ray of our own on this machine, bound to loopback, if not set."""
     durability: Literal["full", "normal"] = "full"

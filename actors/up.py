@@ -7,11 +7,11 @@ leases are handed back. A second signal stops at once, which costs nothing but t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
 import signal
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.api import forget_credentials
 from actors.cluster import make_controller, make_host, start_ray
+from actors.observer import Observer
 from actors.queue import QueueRejected
 from events.errors import HourglassError
 
@@ -46,7 +47,7 @@ class CannotServe(HourglassError):
     next_step = "{step}"
 
 
-@contextmanager
+@contextlib.contextmanager
 def only_server_of(home: Path) -> Iterator[None]:
     """Hold a home for one `up`. Raises `CannotServe` where another one has it, naming its process."""
     home.mkdir(parents=True, exist_ok=True)
@@ -87,23 +88,29 @@ def take_key(settings: Settings) -> tuple[Settings, str]:
     return settings.model_copy(update={"environment_key": None}), key.get_secret_value()
 
 
-def serve(settings: Settings, key: str, *, dashboard: bool, ready: Callable[[], None]) -> None:
-    """Serve an environment until SIGTERM or SIGINT. `ready` is called once work is being polled for.
+def serve(settings: Settings, key: str, *, dashboard: bool, ready: Callable[[list[str]], None]) -> None:
+    """Serve an environment until SIGTERM or SIGINT.
 
-    Raises `CannotServe`.
+    Args:
+        ready: called once work is being polled for, with the addresses where metrics are served.
+
+    Raises `CannotServe`, `MetricsPortTaken` and `NoTracing`.
     """
-    with only_server_of(settings.home):
+    with only_server_of(settings.home), contextlib.closing(Observer(settings)) as observer:
         start_ray(settings, dashboard=dashboard)
         address = settings.home / ADDRESS_FILE
         try:
             address.write_text(ray.get_runtime_context().gcs_address)
-            asyncio.run(_serve(settings, key, ready))
+            if dashboard or settings.ray_address is not None:
+                # What brings the dashboard brings Ray's metrics agent, and a cluster has both.
+                observer.use_ray()
+            asyncio.run(_serve(settings, key, ready, observer))
         finally:
             address.unlink(missing_ok=True)
             ray.shutdown()
 
 
-async def _serve(settings: Settings, key: str, ready: Callable[[], None]) -> None:
+async def _serve(settings: Settings, key: str, ready: Callable[[list[str]], None], observer: Observer) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -119,7 +126,8 @@ async def _serve(settings: Settings, key: str, ready: Callable[[], None]) -> Non
     controller = make_controller(settings, key)
     running = asyncio.create_task(_keep_running(controller))
     stopping = asyncio.create_task(stop.wait())
-    ready()
+    watching = asyncio.create_task(observer.run(host, controller), name="observer")
+    ready(observer.addresses)
     await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
     log.info("draining, at most %.0f s", settings.drain_seconds)
     try:
@@ -128,6 +136,9 @@ async def _serve(settings: Settings, key: str, ready: Callable[[], None]) -> Non
     except (RayActorError, RayTaskError, TimeoutError) as error:
         log.warning("not everything was handed back, the next start recovers it: %s", error)
     stopping.cancel()
+    watching.cancel()
+    await asyncio.wait([watching])
+    await observer.finish()
     if running.done():
         running.result()
     running.cancel()

@@ -87,7 +87,7 @@ _CLOCKS = {
 
 
 @dataclass(slots=True)
-class _Meter:
+class Meter:
     """A sandbox's usage while its stream is read."""
 
     phase: Phase = Phase.ABSENT
@@ -104,13 +104,20 @@ class _Meter:
     call_seconds: float = 0.0
     forks: int = 0
 
+    def take(self, event: Event) -> None:
+        """The next event of the sandbox's stream."""
+        after = TRANSITIONS.get(event.type, {}).get(self.phase, self.phase)
+        if after is not self.phase:
+            self.tick(event.recorded_at_us, after)
+        self._count(event.data)
+
     def tick(self, at_us: int, after: Phase) -> None:
         """The phase is another one from this moment on."""
         if self.phase in _CLOCKS:
             self.seconds[_CLOCKS[self.phase]] += max(at_us - self.since_us, 0) / _MICROSECONDS
         self.phase, self.since_us = after, at_us
 
-    def count(self, data: EventData) -> None:
+    def _count(self, data: EventData) -> None:
         if isinstance(data, _COUNTED):
             # It only grows. Less means that its control group was gone by then, and nobody counted.
             self.cpu_of_machine = max(self.cpu_of_machine, data.cpu_seconds or 0.0)
@@ -130,10 +137,24 @@ class _Meter:
                 self.calls += 1
                 self.call_seconds += data.seconds
 
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all its machines, as far as events told."""
+        return self.cpu + self.cpu_of_machine
+
+    def seconds_at(self, now_us: int) -> dict[str, float]:
+        """Seconds on each clock until a moment, what still lasts included."""
+        lasting = max(now_us - self.since_us, 0) / _MICROSECONDS
+        return {
+            name: seconds + (lasting if _CLOCKS.get(self.phase) == name else 0.0)
+            for name, seconds in self.seconds.items()
+        }
+
     def usage(self) -> Usage:
+        """All of it, as far as events told."""
         return Usage(
             **{f"seconds_{name}": seconds for name, seconds in self.seconds.items()},
-            cpu_seconds=self.cpu + self.cpu_of_machine,
+            cpu_seconds=self.cpu_seconds,
             memory_high_bytes=self.memory,
             snapshots=self.snapshots,
             snapshot_bytes=self.snapshot_bytes,
@@ -149,12 +170,9 @@ def usage_of(sandbox_id: str, history: Iterable[Event], now_us: int) -> SandboxU
     Args:
         now_us: until when what still lasts is counted, in microseconds since the epoch.
     """
-    meter = _Meter()
+    meter = Meter()
     for event in history:
-        after = TRANSITIONS.get(event.type, {}).get(meter.phase, meter.phase)
-        if after is not meter.phase:
-            meter.tick(event.recorded_at_us, after)
-        meter.count(event.data)
+        meter.take(event)
     meter.tick(now_us, meter.phase)
     return SandboxUsage(sandbox_id, meter.session_id, meter.phase, meter.usage())
 

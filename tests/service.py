@@ -35,6 +35,8 @@ class Installed:
     environment: EnvironmentAccess
     home: Path
     options: list[str] = field(default_factory=list)
+    said: dict[str, Any] = field(default_factory=dict)
+    """What the last `up` printed when it served."""
 
     @property
     def variables(self) -> dict[str, str]:
@@ -62,6 +64,7 @@ class Installed:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith('{"serving"'):
+                self.said = json.loads(line)
                 return process
         raise AssertionError(f"up ended with {process.wait()}: {(self.home.parent / 'up.log').read_text()[-3000:]}")
 
