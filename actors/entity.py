@@ -151,10 +151,18 @@ async def execute_together(
             await turns.enter_async_context(entity._turn)
             await entity._catch_up()
         writes = [entity._decided(command_id, commands, causation_id) for entity, commands in parts]
+        _set_unsure(parts, True)
         try:
             appended = await journal.append(*writes)
         except (WrongExpectedVersion, StaleEpoch) as error:
+            _set_unsure(parts, False)
             raise Replaced(f"another actor writes one of these: {error}") from error
         for (entity, _), events in zip(parts, appended, strict=True):
             for event in events:
                 entity._apply(event)
+        _set_unsure(parts, False)
+
+
+def _set_unsure(parts: Sequence[tuple[Entity[Any, Any], Sequence[Any]]], unsure: bool) -> None:
+    for entity, _ in parts:
+        entity._unsure = unsure

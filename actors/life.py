@@ -94,8 +94,13 @@ class Life:
         return self.state.limits or self._context.limits
 
     async def record(self, *commands: fold.Command, causation_id: str = "") -> None:
-        """Commands that belong to this life of the sandbox: a repeat is told apart by the version it saw."""
-        await self.entity.execute(f"v{self.entity.version}", *commands, causation_id=causation_id)
+        """Commands that belong to this life of the sandbox. Each time is a command of its own.
+
+        Not told apart by the version that it saw: an append that was cancelled may be in the log by now, and the next
+        command, which saw the same version, would pass for its repeat and be lost.
+        """
+        command_id = f"v{self.entity.version}-{secrets.token_hex(4)}"
+        await self.entity.execute(command_id, *commands, causation_id=causation_id)
 
     # --- to run -----------------------------------------------------------------------------------------------------
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from actors.entity import Entity, Fold, Replaced
+from actors.entity import Entity, Fold, Replaced, execute_together
 from actors.journal import LocalJournal
-from events import session
+from actors.life import Life, sandbox_entity
+from events import sandbox, session
 from events.sqlite_log import SqliteLog
+from events.types import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +60,35 @@ async def test_a_cancelled_append_leaves_no_entity_behind_its_stream(log: Sqlite
     await one.execute("second", claim(2))
     assert one.version == log.version("session-s1")
     assert one.state.claim_id == "c2"
+
+
+async def test_a_cancelled_append_of_several_leaves_none_behind(log: SqliteLog) -> None:
+    one = entity(log)
+    task = asyncio.create_task(execute_together(LocalJournal(log), "first", (one, [claim(1)])))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await one.execute("second", claim(2))
+    assert one.version == log.version("session-s1") == 2
+
+
+async def test_what_follows_a_cancelled_command_is_not_taken_for_its_repeat(log: SqliteLog) -> None:
+    one = sandbox_entity("sbx-1", "s1", LocalJournal(log), epoch=1, metadata={})
+    await one.execute("create", sandbox.Create(session_id="s1", driver="gvisor", template="base", limits=Limits()))
+    life = Life(one, cast("Any", None), bool)  # what it records needs no context
+    start = sandbox.Start(machine_id="m", node="n", seconds=0.1, agent_version="1")
+    task = asyncio.create_task(life.record(start))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await life.record(sandbox.Kill(reason="requested"))
+    assert [event.type for event in log.read("sandbox-sbx-1")] == [
+        "sandbox.created",
+        "sandbox.started",
+        "sandbox.killed",
+    ]
 
 
 async def test_whoever_was_replaced_is_told_and_writes_nothing(log: SqliteLog) -> None:
