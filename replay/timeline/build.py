@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from events.types import (
     SandboxCrashed,
+    SandboxKilled,
     SessionAttached,
     SessionClaimed,
     SessionFailed,
@@ -147,9 +148,18 @@ class Builder:
                 self.timeline.stop_reason = reason or "idle"
             case SandboxCrashed():
                 self.timeline.crashes += 1
+            case SandboxKilled():
+                self._cut_off(entry)
             case SessionReleased() | SessionLeaseLost() | SessionFailed() | SessionTerminated() if not claim.ended:
                 # A failure is followed by a release, and says more.
                 claim.ended, claim.ended_us = entry.type, entry.at_us
+
+    def _cut_off(self, entry: Entry) -> None:
+        """What ran in a fork that was removed has no end of its own: nobody waits for it."""
+        of = entry.stream.removeprefix(_SANDBOX)
+        for call in self._calls.values():
+            if call.sandbox_id == of and call.status is Status.RUNNING and not call.is_owed:
+                call.status, call.reason, call.ended_us = Status.INTERRUPTED, "sandbox removed", entry.at_us
 
     # Tool calls
 

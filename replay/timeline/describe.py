@@ -177,8 +177,18 @@ def _place(data: types.EgressRefused) -> str:
 # Tool calls
 
 
+def tool(call: Call) -> str:
+    """What the tool is called, in as few letters as will do."""
+    return line({"try_in_parallel": "try"}.get(call.tool, call.tool), WIDTH)
+
+
 def asked(call: Call, width: int) -> str:
-    """The input, as far as it tells what the call is: the command, a path, a pattern."""
+    """The input, as far as it tells what the call is: the command, a path, a pattern; in a fork, which one."""
+    told = _asked(call, width)
+    return told if call.is_owed or not call.sandbox_id else line(f"{call.sandbox_id}: {told}", width)
+
+
+def _asked(call: Call, width: int) -> str:
     given = call.input
     match call.tool:
         case "bash":
@@ -191,6 +201,15 @@ def asked(call: Call, width: int) -> str:
         case "glob" | "grep":
             place = _text(given, "path")
             return line(f"{_text(given, 'pattern')}{f' in {place}' if place else ''}", width)
+        case "try_in_parallel" if isinstance(given.get("variants"), list):
+            names = [
+                _text(one, "name") or f"variant-{number}"
+                for number, one in enumerate(given["variants"], start=1)
+                if isinstance(one, dict)
+            ]
+            return line(", ".join(names), width)
+        case "keep":
+            return line(_text(given, "variant") or "none", width)
     # Escaped as ASCII: what can't be JSON can't be in a log.
     return line(json.dumps(given), width)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from events.console import duration, size
-from replay.timeline.describe import asked, changed, printed
+from replay.timeline.describe import asked, changed, printed, tool
 from replay.timeline.model import MICROSECONDS, Call, Mood, Posted, Status
 from replay.timeline.pauses import folded
 from replay.timeline.text import count, excerpt, line
@@ -94,7 +94,7 @@ class View:
         row.add_column(width=_OUTCOME, no_wrap=True)
         row.add_row(
             Text(clock(claim, call.at_us), "dim"),
-            Text(line(call.tool, _TOOL), "bold"),
+            Text(line(tool(call), _TOOL), "bold"),
             Text(asked(call, self.width)),
             Text(duration(call.seconds) if call.seconds is not None else "", "dim"),
             outcome(call),
@@ -151,7 +151,7 @@ class View:
     def running(self, call: Call, now_us: int, output: str) -> RenderableType:
         """A call that is not settled, with what it has printed so far."""
         text = Text(no_wrap=True, overflow="ellipsis")
-        text.append(f"{'':{_MARGIN + _CLOCK + 2}}{line(call.tool, _TOOL):{_TOOL}}  ", "bold cyan")
+        text.append(f"{'':{_MARGIN + _CLOCK + 2}}{line(tool(call), _TOOL):{_TOOL}}  ", "bold cyan")
         text.append(asked(call, self.width - _INDENT - 20))
         if call.started_us is not None:
             text.append(f"  {call.status.value} {duration(max(0, now_us - call.started_us) / MICROSECONDS)}", "cyan")

@@ -67,6 +67,13 @@ class Draft:
             self.event("user.tool_result", tool_use_id=call, content=_ROOM)
         return self
 
+    def custom(self, name: str, /, **arguments: Any) -> Self:
+        """One call of a custom tool and its result."""
+        call = self.event("agent.custom_tool_use", name=name, input=arguments)
+        self.event("session.status_idle", stop_reason={"type": "requires_action", "event_ids": [call]})
+        self.event("user.custom_tool_result", custom_tool_use_id=call, content=_ROOM)
+        return self
+
     def bash(self, command: str, **more: Any) -> Self:
         """One bash call and its result."""
         return self.answered(self.call("bash", command=command, **more))
