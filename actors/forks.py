@@ -11,6 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from actors.entity import Replaced
 from actors.handle import SandboxFailed
 from actors.machines.protocol import MachineError
 
@@ -80,11 +81,15 @@ class HostForks:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + seconds):
                 handle = await host.sandbox(sandbox_id, self._claim.session_id)
                 await handle.start()
-        except TimeoutError:
+        except asyncio.CancelledError:
             host.lent.pop(sandbox_id, None)
-            raise SandboxFailed(f"sandbox {sandbox_id} did not start within {seconds:g} s") from None
-        except BaseException:
+            raise
+        except Exception as error:
+            # One that does not run takes no room.
             host.lent.pop(sandbox_id, None)
+            await host.drop(sandbox_id)
+            if isinstance(error, TimeoutError):
+                raise SandboxFailed(f"sandbox {sandbox_id} did not start within {seconds:g} s") from error
             raise
         return handle
 
@@ -106,7 +111,7 @@ class HostForks:
             self._host.lent.pop(one, None)
             try:
                 await self._host.end(one, self._claim.session_id, "not_kept")
-            except (SandboxFailed, MachineError) as error:
+            except (SandboxFailed, MachineError, Replaced) as error:
                 log.warning("fork not removed, its session's end does sandbox_id=%s %s", one, error)
 
     async def let_go(self, sandbox_ids: Sequence[str]) -> None:

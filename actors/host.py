@@ -234,8 +234,7 @@ class Host:
             if run is not None and self.runs.get(claim.claim_id) is run:
                 del self.runs[claim.claim_id]
             self._cancelled.discard(claim.claim_id)
-            for fork in [one for one, by in self.lent.items() if by == claim.claim_id]:
-                del self.lent[fork]
+            self.lent = {fork: by for fork, by in self.lent.items() if by != claim.claim_id}
             sandbox_id = self._serving.pop(claim.claim_id, sandbox_id)
             if sandbox_id in self.kept:
                 self.kept[sandbox_id].used_at = time.monotonic()
@@ -338,7 +337,7 @@ class Host:
             self._serving[claim_id] = sandbox_id
 
     async def ask_forks(self, claim: Claim, method: str, *arguments: Any) -> Any:
-        """One of `Forks`, by name, for a session in a process of its own."""
+        """One of `Forks`, by name."""
         return await getattr(HostForks(self, claim), method)(*arguments)
 
     async def operate(self, operation: str, *arguments: Any) -> Any:

@@ -132,6 +132,11 @@ class Operations:
         sandbox_id, session_id = await self._resolve(target)
         began = time.monotonic()
         with _refusals():
+            of_session = host.session(session_id)
+            await of_session.load()
+            if of_session.state.open_calls:
+                # Before anything is let go: the call may run in what would end.
+                raise SandboxFailed("a tool call of the session has no posted result yet")
             choice = await choose(host.journal, sandbox_id)
             handle = await host.sandbox(sandbox_id, session_id)
             for one in choice.ended:
@@ -142,8 +147,6 @@ class Operations:
                 await run.keep(choice, handle)
                 host.serves(run.claim.claim_id, sandbox_id)
             else:
-                of_session = host.session(session_id)
-                await of_session.load()
                 ended = [
                     sandbox_entity(one, session_id, host.journal, epoch=host.epoch, metadata=host.metadata)
                     for one in choice.ended

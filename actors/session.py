@@ -223,7 +223,7 @@ class Session:
             return
         reason: InterruptReason = "user" if denied_by == "server" else "thread_terminated"
         if call.custom:
-            self._tries.interrupt(reason)
+            self._tries.interrupt(call.tool_use_id, reason)
         else:
             await self._sandbox.interrupt(call.tool_use_id, reason)
 

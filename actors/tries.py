@@ -32,7 +32,7 @@ from events import sandbox as fold
 from events.types import SandboxForked
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from actors.custom_tools import Variant
     from actors.forks import Forks
@@ -79,7 +79,7 @@ class Tries:
         self._keep_fork = keep
         self._on_progress = on_progress
         self._work: asyncio.Task[CallOutcome] | None = None
-        self._reason: InterruptReason = "user"
+        self._unwanted: dict[str, InterruptReason] = {}
         self._at_once = max(4, os.cpu_count() or 1)
 
     async def run(self, call: ToolCall, sandbox: SandboxHandle, waiting: Sequence[str]) -> CallOutcome:
@@ -101,23 +101,24 @@ class Tries:
         if call.tool == KEEP:
             return await self._keep(call, sandbox, waiting, began)
         work = self._work = asyncio.create_task(self._try(call, sandbox), name=f"try {call.tool_use_id}")
+        if call.tool_use_id in self._unwanted:
+            work.cancel()
         try:
             await asyncio.wait([work])
         except asyncio.CancelledError:
             work.cancel()
             await asyncio.wait([work])
             raise
-        if work.cancelled():
-            await self._forks.end(await self._living(sandbox.sandbox_id))
-            outcome = CallOutcome([], is_error=True, interrupted=True)
-        else:
-            outcome = work.result()
-        return await sandbox.end_call(call, outcome, time.monotonic() - began, self._reason)
+        if not work.cancelled():
+            return await sandbox.end_call(call, work.result(), time.monotonic() - began)
+        await self._forks.end(await self._living(sandbox.sandbox_id))
+        outcome = CallOutcome([], is_error=True, interrupted=True)
+        return await sandbox.end_call(call, outcome, time.monotonic() - began, self._unwanted[call.tool_use_id])
 
-    def interrupt(self, reason: InterruptReason) -> None:
-        """End a try that runs; nothing where none does. A `keep` is not cut off: it is one append."""
-        if self._work is not None and not self._work.done():
-            self._reason = reason
+    def interrupt(self, tool_use_id: str, reason: InterruptReason) -> None:
+        """End a try that runs, or is about to. A `keep` is not cut off: it is one append."""
+        self._unwanted.setdefault(tool_use_id, reason)
+        if self._work is not None:
             self._work.cancel()
 
     # --- try_in_parallel -----------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ class Tries:
         # Of the try before, or of this one, cut off half-way.
         await self._forks.end(await self._living(sandbox.sandbox_id))
         try:
-            children = await sandbox.fork(len(asked.variants), call.tool_use_id)
+            children = await _to_its_end(sandbox.fork(len(asked.variants), call.tool_use_id))
         except SandboxFailed as error:
             return _failed(f"{TRY}: the sandbox could not be forked, and nothing was tried: {error}")
         told = await self._run_all(asked, children)
@@ -164,7 +165,7 @@ class Tries:
                 began = time.monotonic()
                 outcome = await _run_variant(handle, variant, child, seconds)
                 took = time.monotonic() - began
-                await self._forks.rest(child)
+            await self._forks.rest(child)
         except (SandboxFailed, TimeoutError) as error:
             await self._forks.end([child])
             timed_out = isinstance(error, TimeoutError)
@@ -181,7 +182,8 @@ class Tries:
     async def _living(self, sandbox_id: str) -> list[str]:
         """The forks that tries made of a sandbox, and that are not ended; a person's forks are a person's."""
         history = await self._journal.read(f"sandbox-{sandbox_id}")
-        made = [one for one in forks_of(history) if one not in forks_of(history, "")]
+        persons = set(forks_of(history, ""))
+        made = [one for one in forks_of(history) if one not in persons]
         return [one for one in made if (await read_state(self._journal, one)).phase not in OVER]
 
     # --- keep ----------------------------------------------------------------------------------------------------
@@ -276,6 +278,16 @@ async def _run_variant(handle: SandboxHandle, variant: Variant, child: str, seco
             return written
     given = {"command": variant.command, "timeout_ms": max(1, round(seconds * 1000))}
     return await handle.run_call(ToolCall(f"{child}-command", "bash", given))
+
+
+async def _to_its_end(forking: Coroutine[Any, Any, list[str]]) -> list[str]:
+    """The forks, or none: whoever is cancelled meanwhile waits until the parent goes on, and its forks are known."""
+    task = asyncio.ensure_future(forking)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _told(

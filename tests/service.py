@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from events.envelope import Event
+    from replay.recording import Recording
     from replay.server.recorded import EnvironmentAccess, RecordedServer
 
 HOURGLASS = Path(sys.executable).with_name("hourglass")
@@ -87,7 +88,7 @@ class Installed:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def session(self, recording: str) -> str:
+    def session(self, recording: str | Recording) -> str:
         """A new session that plays a recording."""
         with Anthropic(api_key=self.server.api_key, base_url=self.server.base_url) as app:
             session = app.beta.sessions.create(

@@ -117,6 +117,17 @@ async def test_a_forced_pause_interrupts_the_call_and_another_waits_for_it(servi
         assert kinds.index("tool_call.completed") < kinds.index("sandbox.suspended")
 
 
+async def test_nothing_is_kept_under_a_call_that_runs(service: Service) -> None:
+    async with service.up():
+        session_id = await service.session("interrupt")
+        await service.recorded(f"session-{session_id}", "session.attached")
+        await service.recorded(service.sandbox_of(session_id), "tool_call.started")
+        with pytest.raises(SandboxRefused, match="has no posted result yet"):
+            await Operations(service.hosts[0]).keep(session_id)
+        (completed,) = await service.recorded(service.sandbox_of(session_id), "tool_call.completed")
+    assert completed.data.content == [{"type": "text", "text": "awake"}]  # type: ignore[union-attr]
+
+
 async def test_a_killed_sandbox_is_not_resumed(service: Service) -> None:
     async with service.up():
         session_id, _ = await served(service)

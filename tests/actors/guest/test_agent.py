@@ -78,6 +78,13 @@ async def test_output_is_seen_while_the_command_runs(bash: Bash, workdir: Path) 
     assert result.output_bytes == len(heard)
 
 
+async def test_the_exit_code_of_a_command_is_told_where_there_is_one(bash: Bash) -> None:
+    assert (await bash("true")).exit_code == 0
+    assert (await bash("(exit 7)")).exit_code == 7
+    # The shell itself ends before it could tell.
+    assert (await bash("exit 3")).exit_code is None
+
+
 async def test_a_flood_is_counted_and_bounded(bash: Bash, stream: socket.socket) -> None:
     """300 MB of output: the result has the last 100 KiB, the agent does not grow."""
     heard = bytearray()

@@ -226,6 +226,8 @@ BAD_RESULTS: dict[str, object] = {
     "unknown field": GOOD | {"more": 1},
     "a truth that is a number": GOOD | {"is_error": 0},
     "negative bytes": GOOD | {"output_bytes": -1},
+    "a negative exit code": GOOD | {"exit_code": -1},
+    "an exit code that is text": GOOD | {"exit_code": "0"},
     "an unknown block": GOOD | {"content": [{"type": "search_result"}]},
     "an empty text": GOOD | {"content": [{"type": "text", "text": ""}]},
     "a text too long": GOOD | {"content": [{"type": "text", "text": "x" * (4 * 1024 * 1024 + 1)}]},
