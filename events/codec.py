@@ -115,7 +115,14 @@ def _more_fields(raw: JsonObject) -> JsonObject:
 
 
 UPCASTERS: dict[tuple[str, int], Callable[[JsonObject], JsonObject]] = dict.fromkeys(
-    (("sandbox.created", 1), ("sandbox.stopped", 1), ("sandbox.crashed", 1), ("sandbox.killed", 1)), _more_fields
+    (
+        ("sandbox.created", 1),
+        ("sandbox.stopped", 1),
+        ("sandbox.crashed", 1),
+        ("sandbox.killed", 1),
+        ("sandbox.snapshotted", 1),
+    ),
+    _more_fields,
 )
 """By type and the schema version that it takes."""
 

@@ -33,6 +33,7 @@ from events.sandbox_commands import (
     Start,
     StartCall,
     Stop,
+    StoreSnapshot,
     Suspend,
     Thaw,
     Used,
@@ -52,6 +53,7 @@ from events.types import (
     SandboxProcessStarted,
     SandboxRecovered,
     SandboxResumed,
+    SandboxSnapshotStored,
     SandboxSnapshotted,
     SandboxStarted,
     SandboxStopped,
@@ -90,6 +92,7 @@ __all__ = [
     "Start",
     "StartCall",
     "Stop",
+    "StoreSnapshot",
     "Suspend",
     "Thaw",
     "Used",
@@ -185,6 +188,20 @@ def _snapshot(command: Snapshot, state: SandboxState) -> EventData | None:
         tree_bytes=command.tree_bytes,
         seconds=command.held_seconds,
         reason=command.reason,
+        of_version=command.of_version,
+    )
+
+
+@_decide.register
+def _store_snapshot(command: StoreSnapshot, state: SandboxState) -> EventData | None:
+    if command.snapshot_id in state.stored:
+        return None
+    return SandboxSnapshotStored(
+        snapshot_id=command.snapshot_id,
+        manifest=command.manifest,
+        bytes=command.size,
+        new_bytes=command.new_size,
+        seconds=command.seconds,
     )
 
 

@@ -83,6 +83,18 @@ class Snapshot:
     reason: Literal["turn", "call", "every", "requested", "fork", "suspend"]
     tree_digest: str = ""
     tree_bytes: int | None = None
+    of_version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSnapshot:
+    """The snapshot store has a snapshot of it."""
+
+    snapshot_id: str
+    manifest: str
+    size: int
+    new_size: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +228,7 @@ Command = (
     | Freeze
     | Thaw
     | Snapshot
+    | StoreSnapshot
     | Suspend
     | Resume
     | Fork

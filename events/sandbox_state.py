@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SandboxProcessStarted,
         SandboxRecovered,
         SandboxResumed,
+        SandboxSnapshotStored,
         SandboxSnapshotted,
         SandboxStarted,
         SandboxSuspended,
@@ -81,7 +82,9 @@ TRANSITIONS: Mapping[str, Mapping[Phase, Phase]] = {
     "tool_call.started": {Phase.RUNNING: Phase.RUNNING},
     "tool_call.completed": _OUTCOME,
     "tool_call.interrupted": _OUTCOME,
-    "sandbox.snapshotted": {phase: phase for phase in _ALIVE},
+    # One becomes durable while its machine runs on, and may crash. But a suspended sandbox goes on from its last one.
+    "sandbox.snapshotted": {phase: phase for phase in (*_ALIVE, Phase.CRASHED, Phase.STOPPED)},
+    "sandbox.snapshot_stored": _UNCHANGED,
     "sandbox.forked": _UNCHANGED,
     "sandbox.process_started": {Phase.RUNNING: Phase.RUNNING},
     "sandbox.process_ended": _OUTCOME,
@@ -160,6 +163,8 @@ class SandboxState:
     """Every process ever opened beside the tool calls, by its id: whether it is open."""
     forwards: HashTrieMap[str, bool] = field(default=_NOTHING_OPEN)
     """Every forward ever opened, by its id: whether it is open."""
+    stored: HashTrieSet[str] = field(default=_NO_CHILDREN)
+    """The snapshots of it that were added to the snapshot store; a prune may have removed them since."""
 
     @property
     def stream(self) -> str:
@@ -201,6 +206,7 @@ class _Draft:
         "snapshot_version",
         "started",
         "state",
+        "stored",
         "version",
     )
 
@@ -218,6 +224,7 @@ class _Draft:
         self.children = state.children
         self.processes = state.processes
         self.forwards = state.forwards
+        self.stored = state.stored
         self.known = state.calls
         self.calls: dict[str, SandboxCall] = {}
         """Those that changed and have an outcome."""
@@ -242,6 +249,7 @@ class _Draft:
             self.children,
             self.processes,
             self.forwards,
+            self.stored,
         )
 
 
@@ -271,9 +279,18 @@ def _recovered(draft: _Draft, data: SandboxRecovered) -> None:
     draft.memory_lost = draft.memory_lost or data.kept == "files"
 
 
-def _snapshot(draft: _Draft, data: SandboxSnapshotted | SandboxSuspended) -> None:
+def _snapshotted(draft: _Draft, data: SandboxSnapshotted) -> None:
     if data.snapshot_id != draft.snapshot_id:
-        # Of the state before this event: it is counted only after this.
+        # Else of the state before this event: it is counted only after this.
+        draft.snapshot_id, draft.snapshot_version = data.snapshot_id, data.of_version or draft.version
+
+
+def _stored(draft: _Draft, data: SandboxSnapshotStored) -> None:
+    draft.stored = draft.stored.insert(data.snapshot_id)
+
+
+def _suspended(draft: _Draft, data: SandboxSuspended) -> None:
+    if data.snapshot_id != draft.snapshot_id:
         draft.snapshot_id, draft.snapshot_version = data.snapshot_id, draft.version
 
 
@@ -358,8 +375,9 @@ LIFE = Life[SandboxState, _Draft](
         "sandbox.started": _started,
         "sandbox.recovered": _recovered,
         "sandbox.resumed": _resumed,
-        "sandbox.snapshotted": _snapshot,
-        "sandbox.suspended": _snapshot,
+        "sandbox.snapshotted": _snapshotted,
+        "sandbox.snapshot_stored": _stored,
+        "sandbox.suspended": _suspended,
         "sandbox.forked": _forked,
         "sandbox.process_started": _process_started,
         "sandbox.process_ended": _process_ended,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from events.payload import Payload
 from events.sandbox_types import Limits
@@ -58,8 +58,10 @@ class SandboxResumed(Payload):
 class SandboxSnapshotted(Payload):
     """Image and file tree were taken together, while no tool call ran.
 
-    The snapshot is of the state at the version before this event.
+    The snapshot is of the state at `of_version`; where that is 0, at the version before this event.
     """
+
+    schema_version: ClassVar[int] = 2
 
     type: Literal["sandbox.snapshotted"] = "sandbox.snapshotted"
     snapshot_id: str
@@ -73,6 +75,23 @@ class SandboxSnapshotted(Payload):
     seconds: float
     """How long the machine stood still."""
     reason: Literal["turn", "call", "every", "requested", "fork", "suspend"] = "requested"
+    of_version: int = 0
+    """Of this stream: calls go on as soon as the machine does, and this event comes when the snapshot is durable."""
+
+
+class SandboxSnapshotStored(Payload):
+    """The snapshot store has a snapshot whole: its node may go."""
+
+    type: Literal["sandbox.snapshot_stored"] = "sandbox.snapshot_stored"
+    snapshot_id: str
+    manifest: str
+    """Digest of its manifest."""
+    bytes: int
+    """Image and files, whole."""
+    new_bytes: int
+    """What the store has grown by."""
+    seconds: float
+    """How long that took, in the background."""
 
 
 class SandboxForked(Payload):

@@ -52,6 +52,7 @@ from events.snapshot_types import (
     SandboxForked,
     SandboxFrozen,
     SandboxResumed,
+    SandboxSnapshotStored,
     SandboxSnapshotted,
     SandboxSuspended,
     SandboxThawed,
@@ -83,6 +84,7 @@ EventData = Annotated[
     | SandboxSuspended
     | SandboxResumed
     | SandboxSnapshotted
+    | SandboxSnapshotStored
     | SandboxForked
     | SandboxBranched
     | SandboxProcessStarted
@@ -121,6 +123,7 @@ __all__ = [
     "SandboxProcessStarted",
     "SandboxRecovered",
     "SandboxResumed",
+    "SandboxSnapshotStored",
     "SandboxSnapshotted",
     "SandboxStarted",
     "SandboxStopped",

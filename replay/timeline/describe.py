@@ -129,6 +129,11 @@ _SAYERS: dict[type[Payload], Any] = {
     types.SandboxSuspended: lambda data: (_suspended(data), Mood.PLAIN),
     types.SandboxResumed: lambda data: (f"resumed in {duration(data.seconds)}", Mood.GOOD),
     types.SandboxSnapshotted: lambda data: (_snapshotted(data), Mood.PLAIN),
+    types.SandboxSnapshotStored: lambda data: (
+        f"snapshot {data.snapshot_id} is in the store{_took(data.seconds)}: {size(data.new_bytes)} of {size(data.bytes)}"
+        " were new",
+        Mood.PLAIN,
+    ),
     types.SandboxForked: lambda data: (f"forked: {data.child}", Mood.PLAIN),
     types.SandboxBranched: lambda data: (
         f"branched from {data.parent} at version {data.parent_version:,}: {_limits(data.limits)}",
