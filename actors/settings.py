@@ -116,6 +116,14 @@ class Settings(BaseSettings):
     """How many variants an agent may try in one call of `try_in_parallel`; never more than `fork_max`."""
     try_seconds: float = Field(default=120.0, gt=0)
     """How long the command of one variant may run, in seconds; never longer than `limits.tool_seconds`."""
+    snapshots: str = Field(default="turn", pattern=r"^(turn|call|never|every:[1-9][0-9]{0,5})$")
+    """When a snapshot is taken by itself: at a turn's end, after each tool call, after every so many (`every:10`), or
+    never. A suspend, a fork and `hourglass snapshot` take one in any case."""
+    snapshot_store: str = ""
+    """Where snapshots are kept, beside the node that took them: a folder, or any URL of fsspec. "": the folder
+    `snapshots` in the home. `none`: nowhere."""
+    snapshots_local: int = Field(default=2, ge=1)
+    """How many of a sandbox's snapshots lie whole on the node, ready to resume; older ones are in the store alone."""
     max_idle: float = Field(default=60.0, ge=0)
     """How long a session is held after its agent's turn ended, in seconds."""
     max_silence: float = Field(default=900.0, gt=0)
@@ -201,6 +209,13 @@ class Settings(BaseSettings):
         if self.limits.tool_seconds <= 0:
             raise ValueError("limits.tool_seconds must be above 0")
         return self
+
+    @property
+    def store_url(self) -> str | None:
+        """Where the snapshot store is; None where there is none."""
+        if self.snapshot_store == "none":
+            return None
+        return self.snapshot_store or str(self.home / "snapshots")
 
     def read_environment_key(self) -> SecretStr | None:
         """The environment's key, from its file where one is set; None where there is neither.

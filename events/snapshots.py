@@ -81,7 +81,13 @@ class SnapshotStore:
     # --- adding -----------------------------------------------------------------------------------------------------
 
     def add(
-        self, draft: Manifest, image: Path | None, tree: Path, known: Mapping[str, Seen]
+        self,
+        draft: Manifest,
+        image: Path | None,
+        tree: Path,
+        known: Mapping[str, Seen],
+        *,
+        expected: Mapping[str, str] | None = None,
     ) -> tuple[Kept, dict[str, Seen]]:
         """Add a snapshot; the manifest comes last.
 
@@ -90,6 +96,7 @@ class SnapshotStore:
             image: the folder of the image's files; None for a template.
             tree: where the tree lies; nothing may write in it.
             known: what was seen of it before, all of whose chunks are in the store (`knows`).
+            expected: digests of the image's files, by name, where they are known.
 
         Returns:
             What was added, and what was seen of the tree now.
@@ -97,11 +104,14 @@ class SnapshotStore:
         Raises:
             TreeRefused: a tree beyond what is stored.
             StoreError: the store failed.
+            ValueError: a file of the image is not what is expected.
             OSError: image or tree could not be read.
         """
         with self.shelf.adding():
             adding = _Adding(self.chunks)
             files = tuple(_image_file(path, adding.put) for path in sorted(image.iterdir())) if image else ()
+            if expected is not None and {file.name: file.blake3 for file in files} != expected:
+                raise ValueError("its image is not what it was when it was taken")
             try:
                 seen, listing = _read(tree, known, adding)
             except TooMuch as error:

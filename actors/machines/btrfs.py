@@ -17,12 +17,15 @@ import re
 import shutil
 import struct
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from actors.machines import mounts, subvolume
 from actors.machines.images import Images
 from actors.machines.locks import locked
 from actors.machines.protocol import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # `ssd`: without it, and a loop device has no such flag, every sync waits some milliseconds for others to join it.
 _MOUNT_OPTIONS = "nosuid,nodev,noatime,ssd"
@@ -31,6 +34,8 @@ _QUOTA_CTL = 0xC0109428  # _IOWR(0x94, 40, struct {u64 command; u64 status})
 _QUOTA_ENABLE = 1
 _QUOTA_ENABLE_SIMPLE = 4
 _TREE = "tree"
+_MADE = "made"
+"""A tree that is being composed."""
 _ROOM_TO_START = 2 * 1024**3
 
 
@@ -158,8 +163,24 @@ class BtrfsVolumes:
         subvolume.snapshot(folder / _TREE, tree)
         self._limit(tree, disk_bytes, folder / _TREE)
 
+    @contextlib.contextmanager
+    def view(self, folder: Path) -> Iterator[Path]:
+        """The subvolume as it is."""
+        yield folder / _TREE
+
+    @contextlib.contextmanager
+    def compose(self, folder: Path, template_root: Path, disk_bytes: int) -> Iterator[Path]:
+        """A snapshot of the template, of which a read-only one is made in the end, as `keep` does."""
+        made = folder / _MADE
+        subvolume.snapshot(template_root, made)
+        self._limit(made, disk_bytes, template_root)
+        yield made
+        subvolume.snapshot(made, folder / _TREE, read_only=True)
+        self._delete(made)
+
     def forget(self, folder: Path) -> None:
-        """Delete the subvolume."""
+        """Delete the subvolumes."""
+        self._delete(folder / _MADE)
         self._delete(folder / _TREE)
 
     def remove(self, sandbox_id: str) -> None:

@@ -19,12 +19,21 @@ from typing import TYPE_CHECKING
 from actors.machines import cgroups
 from actors.machines.boots import Boots
 from actors.machines.bundle import find_busybox
+from actors.machines.exchange import Exchange
 from actors.machines.guest import connect
 from actors.machines.identity import identity_of
 from actors.machines.launch import open_supervisor
 from actors.machines.machine import GvisorMachine
 from actors.machines.node import Node, Plan, Started
-from actors.machines.protocol import Finding, MachineError, MachineGone, MachineUnavailable, SnapshotBroken
+from actors.machines.protocol import (
+    Finding,
+    MachineError,
+    MachineGone,
+    MachineUnavailable,
+    SnapshotBroken,
+    SnapshotForeign,
+    SnapshotMissing,
+)
 from actors.machines.runsc import find_runsc
 from actors.machines.slots import Kind, Slots, clear_away
 from actors.template.build import ensure_agent
@@ -39,6 +48,7 @@ if TYPE_CHECKING:
     from actors.machines.slots import Slot
     from actors.machines.volumes import Kind as VolumesKind
     from actors.machines.volumes import Volumes
+    from events.snapshots import Kept, SnapshotStore
 
 DEFAULT_POOL_BYTES = 256 * 1024**3
 _START_SECONDS = 60.0
@@ -50,7 +60,7 @@ class GvisorDriver:
     """Makes gVisor machines on this node. See `actors.machines.protocol.Driver`.
 
     `storage` is the folder of templates, trees and machines; it may be shared by any number of processes. `waiting` is
-    how many containers wait for a start, from the first one on.
+    how many containers wait for a start, from the first one on. `store` has snapshots that this node has not.
     """
 
     name = "gvisor"
@@ -64,6 +74,7 @@ class GvisorDriver:
         runsc: str | None = None,
         start_seconds: float = _START_SECONDS,
         waiting: int = 0,
+        store: SnapshotStore | None = None,
     ) -> None:
         self.storage = storage
         self._runsc_path = runsc
@@ -71,6 +82,7 @@ class GvisorDriver:
         self._slots = Slots(self._node, waiting)
         self._boots = Boots(self._node, self._boot)
         self._start_seconds = start_seconds
+        self._exchange = Exchange(self._node, store) if store is not None else None
 
     @property
     def volumes(self) -> Volumes:
@@ -141,12 +153,23 @@ class GvisorDriver:
         """End the sandbox's machine and remove its tree and snapshots."""
         try:
             await asyncio.to_thread(self._node.remove, sandbox_id)
+            if self._exchange is not None:
+                self._exchange.forget(sandbox_id)
         except OSError as error:
             raise MachineError(f"the sandbox {sandbox_id} can't be removed: {error}") from error
 
     async def snapshots(self) -> list[SnapshotRecord]:
         """The snapshots that lie whole on this node; broken ones are left out."""
         return await asyncio.to_thread(self._node.images.records)
+
+    async def store_snapshot(self, snapshot_id: str, *, stream: str, version: int) -> Kept:
+        """Put a snapshot into the store that the driver was made with."""
+        if self._exchange is None:
+            raise MachineError("there is no snapshot store; the setting snapshot_store names one")
+        try:
+            return await asyncio.to_thread(self._exchange.upload, snapshot_id, stream=stream, version=version)
+        except OSError as error:
+            raise MachineError(f"the snapshot {snapshot_id} can't be read: {error}") from error
 
     async def drop_snapshot(self, snapshot_id: str) -> None:
         """Remove a snapshot from this node."""
@@ -172,15 +195,24 @@ class GvisorDriver:
         await asyncio.to_thread(self._node.prepare)
         new_tree = await asyncio.to_thread(self.volumes.path, spec.sandbox_id) is None
         if snapshot_id is not None:
-            snapshot = await asyncio.to_thread(
-                self._node.images.verified, snapshot_id, self.name, self._node.driver_version()
-            )
+            snapshot = await asyncio.to_thread(self._snapshot, snapshot_id)
             root = self.volumes.templates / snapshot.template_root
             if not root.is_dir():
                 raise SnapshotBroken(f"the snapshot {snapshot_id} needs the template root {root.name}, which is gone")
             return Plan(root, snapshot, new_tree)
         root = await asyncio.to_thread(self._template_root, spec)
         return Plan(root, await self._boots.of(spec, root) if new_tree else None, new_tree)
+
+    def _snapshot(self, snapshot_id: str) -> SnapshotRecord:
+        """A whole snapshot, from the store where it is not one here."""
+        try:
+            return self._node.images.verified(snapshot_id, self.name, self._node.driver_version())
+        except SnapshotForeign:
+            raise
+        except (SnapshotMissing, SnapshotBroken):
+            if self._exchange is None:
+                raise
+            return self._exchange.download(snapshot_id)
 
     def _template_root(self, spec: MachineSpec) -> Path:
         self._node.prepare()

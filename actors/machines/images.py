@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from actors.machines.protocol import FileRecord, SnapshotBroken, SnapshotMissing, SnapshotRecord
+from actors.machines.protocol import FileRecord, SnapshotBroken, SnapshotForeign, SnapshotMissing, SnapshotRecord
 from events.types import Limits
 
 if TYPE_CHECKING:
@@ -104,12 +104,7 @@ class Images:
         Raises `SnapshotMissing`, `SnapshotBroken`.
         """
         record = self.record(snapshot_id)
-        if (record.driver, record.driver_version) != (driver, driver_version):
-            raise SnapshotBroken(
-                f"the snapshot {snapshot_id} is one of {record.driver} {record.driver_version}, and this node has "
-                f"{driver} {driver_version}: memory can't be brought back by another release; install that one, or "
-                "stop the sandbox, which keeps its files"
-            )
+        check_driver(snapshot_id, (record.driver, record.driver_version), (driver, driver_version))
         for name, expected in record.files.items():
             try:
                 found = _digest(record.image / name)
@@ -171,6 +166,15 @@ class Images:
             files={name: FileRecord(size, digest) for name, (size, digest) in told["files"].items()},
             image=folder / IMAGE,
             tree=folder / "tree",
+        )
+
+
+def check_driver(snapshot_id: str, taken: tuple[str, str], here: tuple[str, str]) -> None:
+    """Raise `SnapshotForeign` where another driver, or another release of it, took the snapshot than is here."""
+    if taken != here:
+        raise SnapshotForeign(
+            f"the snapshot {snapshot_id} is one of {' '.join(taken)}, and this node has {' '.join(here)}: memory can't "
+            "be brought back by another release; install that one, or stop the sandbox, which keeps its files"
         )
 
 

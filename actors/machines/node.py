@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from actors.machines import cgroups
 from actors.machines.folder import MachineFolder, MachineRecord
-from actors.machines.images import Images
+from actors.machines.images import Images, check_driver
 from actors.machines.launch import Nursery, end_machine, open_supervisor
 from actors.machines.locks import holder, locked
 from actors.machines.protocol import MachineUnavailable, SnapshotRecord
@@ -95,6 +95,10 @@ class Node:
     def driver_version(self) -> str:
         """What a snapshot's memory is bound to. Raises `MachineUnavailable`."""
         return f"runsc {self.runsc().release}"
+
+    def check_driver(self, snapshot_id: str, driver: str, driver_version: str) -> None:
+        """Raise `SnapshotForeign` for a snapshot that another driver, or another release of it, has taken."""
+        check_driver(snapshot_id, (driver, driver_version), (self.driver, self.driver_version()))
 
     def prepare(self) -> None:
         """Find the program, mount the trees. Quick where it was done. Raises `MachineUnavailable`, `OSError`."""

@@ -7,13 +7,18 @@ costs a `mkfs` and two mounts, and a snapshot copies what the sandbox has writte
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from actors.machines import mounts
 from actors.machines.locks import locked
 from actors.machines.protocol import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _OPTIONS = "nosuid,nodev"
 _COPY = ("cp", "--sparse=always", "--reflink=auto")
@@ -140,8 +145,40 @@ class OverlayVolumes:
             (fresh / "lower.json").write_bytes((folder / "lower.json").read_bytes())
             fresh.rename(home)
 
+    @contextmanager
+    def view(self, folder: Path) -> Iterator[Path]:
+        """The disk image's upper layer over the template, both read-only."""
+        home = folder / f"view-{secrets.token_hex(4)}"
+        disk, tree = home / "disk", home / "tree"
+        for path in (disk, tree):
+            path.mkdir(parents=True)
+        try:
+            mounts.run(["mount", "-t", "ext4", "-o", f"loop,ro,{_OPTIONS}", folder / "tree.img", disk])
+            parts = f"lowerdir={disk}/upper:{self._lower(folder)},ro,{_OPTIONS}"
+            mounts.run(["mount", "-t", "overlay", "-o", parts, "overlay", tree])
+            yield tree
+        finally:
+            _unmount(home)
+
+    @contextmanager
+    def compose(self, folder: Path, template_root: Path, disk_bytes: int) -> Iterator[Path]:
+        """A disk image with an overlay on it, which is unmounted in the end."""
+        home = folder / "view-composed"
+        self._make(home, template_root, disk_bytes)
+        try:
+            yield self._mount(home)
+            mounts.unmount(home / "tree")
+            mounts.unmount(home / "disk")
+            (home / "disk.img").rename(folder / "tree.img")
+            (home / "lower.json").rename(folder / "lower.json")
+            mounts.run(["sync", folder / "tree.img", folder / "lower.json"], timeout=600)
+        finally:
+            _unmount(home)
+
     def forget(self, folder: Path) -> None:
-        """Remove the disk image."""
+        """Remove the disk image, and what somebody that died was looking at."""
+        for left in folder.glob("view-*"):
+            _unmount(left)
         for name in ("tree.img", "lower.json"):
             (folder / name).unlink(missing_ok=True)
 
@@ -226,3 +263,15 @@ class OverlayVolumes:
 
     def _lower(self, home: Path) -> str:
         return str(json.loads((home / "lower.json").read_text(encoding="utf-8"))["lower"])
+
+
+def _unmount(home: Path) -> None:
+    """Remove a folder with a disk and an overlay of it. Nothing of the guest's is walked: both are unmounted before."""
+    for name in ("tree", "disk"):
+        mounts.unmount(home / name)
+        if (home / name).exists():
+            (home / name).rmdir()
+    for name in ("disk.img", "lower.json"):
+        (home / name).unlink(missing_ok=True)
+    if home.exists():
+        home.rmdir()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from events.snapshots import Kept
     from events.types import JsonObject, Limits
 
 
@@ -41,7 +42,11 @@ class SnapshotMissing(MachineUnavailable):
 
 
 class SnapshotBroken(MachineUnavailable):
-    """Raised when a snapshot is not what it was when it was taken, or is another driver's; it is not used."""
+    """Raised when a snapshot is not what it was when it was taken; it is not used."""
+
+
+class SnapshotForeign(SnapshotBroken):
+    """Raised when a snapshot was taken by another driver, or another release of it, than this node has."""
 
 
 class SnapshotFailed(MachineError):
@@ -343,6 +348,7 @@ class Driver(Protocol):
         """Start a machine for a sandbox, from a snapshot, from its template, or on the files that it has.
 
         With `snapshot_id`: memory, processes and files as they are in that snapshot, which may be another sandbox's.
+        One that this node has not, or has broken, is got from the snapshot store.
         Without, and with no file tree yet: the booted template. Else a new boot on the tree.
 
         With `fresh` the guest is made itself before any of its processes runs: new entropy, hostname, machine-id.
@@ -355,6 +361,13 @@ class Driver(Protocol):
 
     async def snapshots(self) -> list[SnapshotRecord]:
         """The snapshots that lie whole on this node."""
+        ...
+
+    async def store_snapshot(self, snapshot_id: str, *, stream: str, version: int) -> Kept:
+        """Put a snapshot of this node, which is of a stream's state at `version`, into the snapshot store.
+
+        Raises `SnapshotMissing`, `SnapshotBroken`, `MachineError`, and `StoreError` where the store fails.
+        """
         ...
 
     async def drop_snapshot(self, snapshot_id: str) -> None:

@@ -16,6 +16,7 @@ from actors.machines.btrfs import BtrfsVolumes
 from actors.machines.overlay import OverlayVolumes
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from actors.machines.protocol import Finding
@@ -88,6 +89,17 @@ class Volumes(Protocol):
 
     def bring_back(self, sandbox_id: str, snapshot_id: str, folder: Path, disk_bytes: int) -> None:
         """Make a sandbox's tree what it was in a snapshot; the tree that it has is given up, unless it is the same."""
+        ...
+
+    def view(self, folder: Path) -> AbstractContextManager[Path]:
+        """The tree of a snapshot's folder, to read."""
+        ...
+
+    def compose(self, folder: Path, template_root: Path, disk_bytes: int) -> AbstractContextManager[Path]:
+        """A tree like the template's, to be changed; a snapshot's folder has it, durable, when the context ends well.
+
+        `disk_bytes` as in `ensure`.
+        """
         ...
 
     def forget(self, folder: Path) -> None:

@@ -68,6 +68,11 @@ def _snapshotted(data: types.SandboxSnapshotted) -> str:
     return f"{name}: {size(data.image_bytes)}{tree}, stood still for {duration(data.seconds)}"
 
 
+def _stored(data: types.SandboxSnapshotStored) -> str:
+    new = f"{size(data.new_bytes)} of {size(data.bytes)} were new"
+    return f"snapshot {data.snapshot_id} is in the store{_took(data.seconds)}: {new}"
+
+
 def _process_ended(data: types.SandboxProcessEnded) -> tuple[str, Mood]:
     how = "nobody learnt how" if data.exit_code is None else f"exit {data.exit_code}"
     said = f"{data.process_id} ended after {duration(data.seconds)}, {how}; {size(data.bytes_out)} printed"
@@ -129,11 +134,7 @@ _SAYERS: dict[type[Payload], Any] = {
     types.SandboxSuspended: lambda data: (_suspended(data), Mood.PLAIN),
     types.SandboxResumed: lambda data: (f"resumed in {duration(data.seconds)}", Mood.GOOD),
     types.SandboxSnapshotted: lambda data: (_snapshotted(data), Mood.PLAIN),
-    types.SandboxSnapshotStored: lambda data: (
-        f"snapshot {data.snapshot_id} is in the store{_took(data.seconds)}: {size(data.new_bytes)} of {size(data.bytes)}"
-        " were new",
-        Mood.PLAIN,
-    ),
+    types.SandboxSnapshotStored: lambda data: (_stored(data), Mood.PLAIN),
     types.SandboxForked: lambda data: (f"forked: {data.child}", Mood.PLAIN),
     types.SandboxBranched: lambda data: (
         f"branched from {data.parent} at version {data.parent_version:,}: {_limits(data.limits)}",

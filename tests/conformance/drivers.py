@@ -8,6 +8,7 @@ from actors.machines.gvisor import GvisorDriver
 from actors.machines.overlay import OverlayVolumes
 from actors.machines.volumes import Volumes, open_volumes
 from actors.settings import Settings
+from events.snapshots import SnapshotStore
 
 NAMES = ("gvisor-btrfs", "gvisor-overlay")
 
@@ -29,10 +30,10 @@ def node_volumes() -> Volumes:
     return open_volumes(settings.storage, settings.volumes, settings.pool_bytes)
 
 
-def make(name: str) -> GvisorDriver:
+def make(name: str, store: SnapshotStore | None = None) -> GvisorDriver:
     """A driver of `NAMES`."""
     volumes = node_volumes()
     volumes.prepare()
     if name == "gvisor-overlay" and volumes.kind != "overlay":
         volumes = OverlayOnSharedTemplates(volumes.storage, volumes)
-    return GvisorDriver(volumes.storage, volumes=volumes)
+    return GvisorDriver(volumes.storage, volumes=volumes, store=store)

@@ -1,0 +1,243 @@
+"""Snapshots through the store, for every driver: gone from the node, then back, with memory and files as they were."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from actors.machines import images
+from actors.machines.gvisor import GvisorDriver
+from actors.machines.machine import GvisorMachine
+from actors.machines.protocol import MachineSpec, SnapshotBroken, SnapshotForeign, SnapshotMissing, SnapshotRecord
+from events.snapshots import SnapshotStore
+from tests.conformance import drivers
+from tests.conformance.conftest import NewSandbox
+
+pytestmark = [pytest.mark.conformance, pytest.mark.asyncio(loop_scope="module")]
+
+BEGIN = r"""
+name=remembered
+(while :; do date +%s%N > /tmp/tick; sleep 0.02; done) &
+cd /workspace; exec 7>>log; echo one >&7; echo in memory > /tmp/file
+mkdir -p odd/deep; ln -s /etc/passwd odd/out; ln log odd/hard; mkfifo odd/pipe; printf x > "odd/$(printf 'a\nb\377')"
+truncate -s 3G odd/sparse; echo end >> odd/sparse; chmod 4750 odd/hard; chown 12:34 odd/deep
+rm /usr/bin/jq; echo changed >> /etc/hosts; mv /usr/share/doc /usr/share/docs; touch -d @12 odd/deep
+python3 -c '
+import socket
+socket.socket(socket.AF_UNIX).bind("odd/socket")
+'
+"""
+LOOK = """
+echo $name; cat /tmp/file; kill -0 %1 && echo ticking; tail -c 4 odd/sparse; stat -c '%a %u %h' odd/hard
+stat -c '%u %g %Y' odd/deep; ls odd | wc -l; readlink odd/out; stat -c %F odd/pipe odd/socket
+which jq || echo no jq; tail -n 1 /etc/hosts; ls -d /usr/share/docs; test -e /usr/share/doc || echo no doc
+echo two >&7; cat log
+"""
+SEEN = """remembered
+in memory
+ticking
+end
+4750 0 2
+12 34 12
+8
+/etc/passwd
+fifo
+socket
+no jq
+changed
+/usr/share/docs
+no doc
+one
+two"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> SnapshotStore:
+    return SnapshotStore.open(str(tmp_path_factory.mktemp("store")))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def other(driver: GvisorDriver, new_sandbox: NewSandbox, store: SnapshotStore) -> AsyncIterator[GvisorDriver]:
+    """The driver of another process of the node, with the store; its machines are counted as the first one's."""
+    del new_sandbox
+    made = drivers.make(f"gvisor-{driver.volumes.kind}", store)
+    made._slots._lay_out = driver._slots._lay_out  # type: ignore[method-assign]
+    yield made
+    await made.close()
+
+
+async def bash(machine: GvisorMachine, command: str) -> str:
+    result = await machine.guest.run_tool(secrets.token_hex(8), "bash", {"command": command}, timeout=60)
+    assert not result.is_error, result
+    return "".join(str(block["text"]) for block in result.content)
+
+
+async def begun(other: GvisorDriver, spec: MachineSpec) -> GvisorMachine:
+    machine = await other.start(spec)
+    await bash(machine, BEGIN)
+    return machine
+
+
+async def kept(other: GvisorDriver, machine: GvisorMachine) -> str:
+    """A suspended machine whose snapshot is in the store, and on the node."""
+    taken = await machine.snapshot(f"snap-{secrets.token_hex(8)}", hold=True)
+    await machine.kill()
+    stream = f"sandbox-{machine.sandbox_id}"
+    told = await other.store_snapshot(taken.snapshot_id, stream=stream, version=3)
+    assert told.snapshot_id == taken.snapshot_id
+    return taken.snapshot_id
+
+
+async def test_memory_and_files_come_back_from_the_store(
+    other: GvisorDriver, new_sandbox: NewSandbox, store: SnapshotStore
+) -> None:
+    spec = new_sandbox()
+    snapshot = await kept(other, await begun(other, spec))
+    manifest, _ = store.manifest(snapshot)
+    assert (manifest.stream, manifest.version) == (f"sandbox-{spec.sandbox_id}", 3)
+    assert store.verify(snapshot, set()) == []
+    # The listing is there to be read with no machine.
+    hosts = [line for line in store.lines(manifest) if '"path":"etc/hosts"' in line]
+    assert len(hosts) == 1
+    await other.remove(spec.sandbox_id)
+    assert snapshot not in {one.snapshot_id for one in await other.snapshots()}
+    machine = await other.start(spec, snapshot_id=snapshot)
+    assert await bash(machine, LOOK) == SEEN
+    # And on: another snapshot of what came back, in the store and back again.
+    again = await kept(other, machine)
+    for one in (snapshot, again):
+        await other.drop_snapshot(one)
+    machine = await other.start(spec, snapshot_id=again)
+    assert await bash(machine, "echo $name; cat log; kill -0 %1 && echo ticking") == "remembered\none\ntwo\nticking"
+    await machine.kill()
+    await other.remove(spec.sandbox_id)
+
+
+async def test_little_is_new_after_a_small_call(other: GvisorDriver, new_sandbox: NewSandbox) -> None:
+    spec = new_sandbox()
+    machine = await begun(other, spec)
+    sizes = []
+    for turn in range(3):
+        await bash(machine, f"echo {turn} > small")
+        taken = await machine.snapshot(f"snap-{secrets.token_hex(8)}")
+        told = await other.store_snapshot(taken.snapshot_id, stream="sandbox-x", version=turn + 1)
+        sizes.append(told.new_bytes / told.bytes)
+        await other.drop_snapshot(taken.snapshot_id)
+    assert max(sizes[1:]) < 0.05
+    await machine.kill()
+
+
+async def test_a_broken_local_snapshot_is_mended_from_the_store(other: GvisorDriver, new_sandbox: NewSandbox) -> None:
+    spec = new_sandbox()
+    snapshot = await kept(other, await begun(other, spec))
+    pages = other.volumes.snapshots / snapshot / "image" / "pages.img"
+    content = bytearray(pages.read_bytes())
+    content[len(content) // 2] ^= 1
+    pages.write_bytes(content)
+    machine = await other.start(spec, snapshot_id=snapshot)
+    assert await bash(machine, LOOK) == SEEN
+    await machine.kill()
+    mended = other._node.images.verified(snapshot, "gvisor", other._node.driver_version())
+    assert mended.sandbox_id == spec.sandbox_id
+    # What is broken here does not get into the store either.
+    pages.write_bytes(content)
+    with pytest.raises(SnapshotBroken, match="not what it was when it was taken; it is not stored"):
+        await other.store_snapshot(snapshot, stream="sandbox-x", version=1)
+    await other.remove(spec.sandbox_id)
+
+
+async def test_a_broken_chunk_leaves_nothing_and_the_last_good_state(
+    other: GvisorDriver, new_sandbox: NewSandbox, store: SnapshotStore
+) -> None:
+    spec = new_sandbox()
+    machine = await begun(other, spec)
+    older = (await machine.snapshot(f"snap-{secrets.token_hex(8)}")).snapshot_id
+    await bash(machine, "head -c 300000 /dev/urandom > unlike-any-other")
+    snapshot = await kept(other, machine)
+    manifest, _ = store.manifest(snapshot)
+    lines = [line for line in store.lines(manifest) if "unlike-any-other" in line]
+    chunk = lines[0].partition('"pieces":[[0,262144,"')[2][:64]
+    path = Path(store.shelf.url) / "chunks" / chunk[:2] / chunk
+    whole = path.read_bytes()
+    await other.drop_snapshot(snapshot)
+    for broken in (None, whole[:-1] + b"\xff", whole[: len(whole) // 2]):
+        path.unlink(missing_ok=True)
+        if broken is not None:
+            path.write_bytes(broken)
+        with pytest.raises(SnapshotBroken, match=f"{snapshot} can't be had from the store: The chunk {chunk}.*verify"):
+            await other.start(spec, snapshot_id=snapshot)
+        left = [one.name for one in other.volumes.snapshots.iterdir() if one.name.startswith(snapshot)]
+        assert left == []
+        assert spec.sandbox_id not in await other.running()
+    machine = await other.start(spec, snapshot_id=older)
+    assert await bash(machine, LOOK) == SEEN
+    await machine.kill()
+    path.write_bytes(whole)
+    machine = await other.start(spec, snapshot_id=snapshot)
+    assert await bash(machine, "wc -c < unlike-any-other") == "300000"
+    await machine.kill()
+    await other.remove(spec.sandbox_id)
+
+
+async def test_what_another_release_took_is_refused(
+    other: GvisorDriver, new_sandbox: NewSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = new_sandbox()
+    snapshot = await kept(other, await begun(other, spec))
+    await other.drop_snapshot(snapshot)
+    with monkeypatch.context() as patch:
+        patch.setattr(other._node, "driver_version", lambda: "runsc 19990101")
+        with pytest.raises(SnapshotForeign, match="this node has gvisor runsc 19990101: memory can't be brought back"):
+            await other.start(spec, snapshot_id=snapshot)
+    with pytest.raises(SnapshotMissing, match="not on this node, and not in the store"):
+        await other.start(spec, snapshot_id="snap-nowhere")
+    await other.remove(spec.sandbox_id)
+
+
+async def test_several_starts_of_one_snapshot_get_it_once(
+    other: GvisorDriver, new_sandbox: NewSandbox, store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = new_sandbox()
+    snapshot = await kept(other, await begun(other, parent))
+    await other.drop_snapshot(snapshot)
+    finished: list[str] = []
+    finish = images.Images.finish
+
+    def counting(self: images.Images, fresh: Path, record: SnapshotRecord) -> SnapshotRecord:
+        finished.append(record.snapshot_id)
+        return finish(self, fresh, record)
+
+    monkeypatch.setattr(images.Images, "finish", counting)
+    children = await asyncio.gather(*(other.start(new_sandbox(), snapshot_id=snapshot, fresh=True) for _ in range(3)))
+    assert finished == [snapshot]
+    assert await asyncio.gather(*(bash(child, LOOK) for child in children)) == [SEEN] * 3
+    for child in children:
+        await child.kill()
+    await other.drop_snapshot(snapshot)
+
+
+async def test_a_node_that_never_had_the_template_makes_it_from_the_store(
+    other: GvisorDriver, new_sandbox: NewSandbox, store: SnapshotStore
+) -> None:
+    spec = new_sandbox()
+    snapshot = await kept(other, await begun(other, spec))
+    volumes, root = other.volumes, store.manifest(snapshot)[0].template_root
+    hidden = volumes.templates / "hidden"
+    await other.remove(spec.sandbox_id)
+    listing = other.storage / "listings" / root
+    listing.unlink()
+    (volumes.templates / root).rename(hidden)
+    try:
+        machine = await other.start(spec, snapshot_id=snapshot)
+        assert await bash(machine, LOOK) == SEEN
+        await machine.kill()
+        await other.remove(spec.sandbox_id)
+        volumes.drop_root(root)
+    finally:
+        hidden.rename(volumes.templates / root)
+        listing.unlink(missing_ok=True)
