@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import socket
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -65,9 +66,21 @@ _CONTROLLER_OPTIONS: dict[str, Any] = {
 }
 
 
+_OPEN_FILES = 65_536
+
+
+def allow_open_files() -> None:
+    """As many as the system lets us: a machine takes some, and many systems start a process with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def prepare_process() -> None:
     """What every process of ours does first: forget inherited keys, and log to standard error, which Ray collects."""
     forget_credentials()
+    allow_open_files()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for chatty in ("httpx", "httpx2", "anthropic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

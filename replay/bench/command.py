@@ -27,6 +27,8 @@ BENCHES = (
     "resume-tree",
     "suspend",
     "fork",
+    "idle",
+    "dense",
 )
 """In the order in which all are run; each is a module of this package."""
 

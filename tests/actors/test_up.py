@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -96,6 +97,14 @@ def test_a_corrupt_log_is_refused_and_left_alone(installed: Installed) -> None:
     assert "log.db" in done.stderr
     assert "Traceback" not in done.stderr
     assert path.read_bytes() == b"this is no database" * 1000
+
+
+def test_a_process_takes_as_many_open_files_as_it_may() -> None:
+    program = "from actors.cluster import allow_open_files as f; f(); import resource as r; print(*r.getrlimit(7))"
+    done = subprocess.run(
+        ["prlimit", "--nofile=256:5000", sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["5000", "5000"]
 
 
 @pytest.mark.parametrize(

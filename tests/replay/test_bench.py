@@ -13,15 +13,19 @@ import pytest
 from typer.testing import CliRunner
 
 from events.cli import build
+from events.envelope import new_events
 from events.sqlite_log import SqliteLog
-from replay.bench import append, command, replay, start, tool
+from events.types import SessionIdled, SessionResultPosted, ToolCallCompleted
+from replay.bench import append, command, dense, idle_host, replay, start, tool
 from replay.bench.frame import BenchImpossible, Result, in_turns, percentile, ratio
 from replay.bench.machine import facts
+from replay.local import LocalHourglass
 from replay.recording import dump, parse
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from events.types import EventData
     from replay.bench.frame import Progress
 
 
@@ -161,6 +165,33 @@ def test_the_tools_recording_can_be_played_and_its_calls_work(tmp_path: Path, mo
     took = asyncio.run(tool._sdk(tmp_path))
     assert [len(values) for values in took.values()] == [2, 2, 2]
     assert (tmp_path / "text.txt").read_text().count("LINE 7 of") == 1
+
+
+@pytest.mark.integration
+async def test_an_idle_session_is_rows_and_a_suspended_machine_no_process(tmp_path: Path) -> None:
+    found = await idle_host.main(tmp_path / "home", sessions=3, warm=2, real=1)
+    assert found["sessions"] == 5
+    assert found["handles"] == found["processes_suspended"] == 0
+    assert found["machines"] == 1
+    assert found["processes_running"] >= 2
+    with SqliteLog(tmp_path / "home" / "log.db", read_only=True) as log:
+        assert sum(event.type == "sandbox.suspended" for event in log.read_all()) == 6
+        assert log.verify() is None
+
+
+def test_a_sandbox_whose_call_fails_does_not_answer(tmp_path: Path) -> None:
+    assert (
+        len(parse(dump(dense._header(), dense._recording()), "bench-dense").calls) == 1 + dense._ALONE + dense._ROUNDS
+    )
+    with SqliteLog(tmp_path / "log.db") as log:
+        for name in ("good", "bad"):
+            done = ToolCallCompleted(tool_use_id=name, content=[], is_error=name == "bad", seconds=0.1)
+            told: list[EventData] = [SessionResultPosted(tool_use_id=name), SessionIdled(stop_reason="end_turn")]
+            log.append(f"sandbox-{name}", new_events(f"{name}-1", [done], correlation_id=name), expected=0)
+            log.append(f"session-{name}", new_events(f"{name}-2", told, correlation_id=name), expected=0)
+    local = LocalHourglass(tmp_path, serve=False)
+    with local.client() as client, dense._Crowd(local, client) as crowd:
+        assert list(crowd._until_posted({"good", "bad"}, quiet, "begin")) == ["good"]
 
 
 def test_first_heartbeats_are_read_from_the_service_and_missed_where_they_are_not(
