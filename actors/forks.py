@@ -18,7 +18,6 @@ from actors.machines.protocol import MachineError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from actors.claim import Claim
     from actors.handle import SandboxHandle
     from actors.host import Host
 
@@ -62,9 +61,11 @@ class Forks(Protocol):
 class HostForks:
     """In the host's process."""
 
-    def __init__(self, host: Host, claim: Claim) -> None:
+    def __init__(self, host: Host, session_id: str, user: str) -> None:
+        """`user` is whoever they are lent to: a claim's id, or a word where a person asks."""
         self._host = host
-        self._claim = claim
+        self._session_id = session_id
+        self._user = user
 
     async def begin(self, sandbox_id: str, seconds: float) -> SandboxHandle:
         """See `Forks`."""
@@ -76,10 +77,10 @@ class HostForks:
                 raise SandboxFailed(f"there is no room: this node runs {allowed} sandboxes at a time, and all are busy")
             await asyncio.sleep(_LOOK_S)
         # Nothing is awaited between the room and this, so nobody else takes it.
-        host.lent[sandbox_id] = self._claim.claim_id
+        host.lent[sandbox_id] = self._user
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + seconds):
-                handle = await host.sandbox(sandbox_id, self._claim.session_id)
+                handle = await host.sandbox(sandbox_id, self._session_id)
                 await handle.start()
         except asyncio.CancelledError:
             host.lent.pop(sandbox_id, None)
@@ -110,7 +111,7 @@ class HostForks:
         for one in sandbox_ids:
             self._host.lent.pop(one, None)
             try:
-                await self._host.end(one, self._claim.session_id, "not_kept")
+                await self._host.end(one, self._session_id, "not_kept")
             except (SandboxFailed, MachineError, Replaced) as error:
                 log.warning("fork not removed, its session's end does sandbox_id=%s %s", one, error)
 
@@ -121,7 +122,7 @@ class HostForks:
 
     async def kept(self, sandbox_id: str, ended: Sequence[str]) -> None:
         """See `Forks`."""
-        self._host.serves(self._claim.claim_id, sandbox_id)
+        self._host.serves(self._user, sandbox_id)
         self._host.lent.pop(sandbox_id, None)
         for one in ended:
             self._host.lent.pop(one, None)

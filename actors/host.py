@@ -13,7 +13,6 @@ import asyncio
 import hashlib
 import logging
 import os
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,13 +35,11 @@ from actors.trace import TracedJournal
 from events import sandbox as sandboxes
 from events import session as fold
 from events.errors import HourglassError
-from events.home import LOG_NAME
+from events.home import LOG_NAME, home_id
 from events.sqlite_log import SqliteLog
 from events.types import SessionAttached, SessionClaimed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from actors.handle import SandboxHandle
     from actors.isolation import Actors, SessionRun
     from actors.journal import Journal
@@ -79,7 +76,7 @@ class Host:
         settings.home.mkdir(parents=True, exist_ok=True)
         self._log = SqliteLog(settings.home / LOG_NAME, durability=settings.durability)
         self.journal = TracedJournal(LocalJournal(self._log))
-        self._home_id = _home_id(settings.home)
+        self._home_id = home_id(settings.home)
         self._epoch = self._log.next_epoch("host")
         self.metadata = {"node": node, "pid": str(os.getpid()), "version": version("hourglass-agents")}
         placement = Placement(settings, node, self._epoch, self.metadata)
@@ -90,7 +87,7 @@ class Host:
         self._serving: dict[str, str] = {}
         """Sandboxes in use, by claim id."""
         self.lent: dict[str, str] = {}
-        """Forks that a session uses, and the claim under which it does."""
+        """Forks that are in use, and by which claim, or whom."""
         self.room = asyncio.Lock()
         self._recovered = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -216,7 +213,8 @@ class Host:
             sandbox = await self.sandbox(sandbox_id, claim.session_id)
             if claim.claim_id in self._cancelled:
                 return Outcome("cancelled")
-            run = self.runs[claim.claim_id] = await self.actors.session(claim, tokens, sandbox, HostForks(self, claim))
+            forks = HostForks(self, claim.session_id, claim.claim_id)
+            run = self.runs[claim.claim_id] = await self.actors.session(claim, tokens, sandbox, forks)
             outcome = await run.outcome()
             if outcome.session_over:
                 await self._bury_forks(self._serving[claim.claim_id], claim.session_id)
@@ -337,8 +335,8 @@ class Host:
             self._serving[claim_id] = sandbox_id
 
     async def ask_forks(self, claim: Claim, method: str, *arguments: Any) -> Any:
-        """One of `Forks`, by name."""
-        return await getattr(HostForks(self, claim), method)(*arguments)
+        """One of `Forks`."""
+        return await getattr(HostForks(self, claim.session_id, claim.claim_id), method)(*arguments)
 
     async def operate(self, operation: str, *arguments: Any) -> Any:
         """One of `Operations`, by name."""
@@ -383,19 +381,3 @@ class Host:
         entity = self.session(session_id)
         await entity.load()
         await entity.execute(command_id, command)
-
-
-def _home_id(home: Path) -> str:
-    """What tells this home from any other, also from an earlier one at the same path; made at the first start."""
-    path = home / "id"
-    if not path.exists():
-        # Linked into place: of two that make it at once, both read the winner's.
-        mine = home / f".id-{secrets.token_hex(4)}"
-        mine.write_text(secrets.token_hex(16))
-        try:
-            path.hardlink_to(mine)
-        except FileExistsError:
-            log.debug("another process made %s first", path)
-        finally:
-            mine.unlink()
-    return path.read_text()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from actors.forks import HostForks
 from actors.handle import SandboxFailed
 from actors.keeping import choose, keep
 from actors.life import sandbox_entity
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from actors.host import Host
 
 log = logging.getLogger(__name__)
+
+_PERSON = "person"
+_ROOM_S = 60.0
+"""How long a fork waits for room on a node that is full."""
 
 
 @dataclass(eq=False)
@@ -109,21 +114,26 @@ class Operations:
         with _refusals():
             parent = await self._host.sandbox(sandbox_id, session_id)
             children = await parent.fork(count)
-        outcomes = await asyncio.gather(*(self._start_child(child, session_id) for child in children))
-        await parent.forked()
+        # It is not put to disk to make room for its own forks.
+        self._host.lent[sandbox_id] = _PERSON
+        try:
+            outcomes = await asyncio.gather(*(self._start_child(child, session_id) for child in children))
+            await parent.forked()
+        finally:
+            self._host.lent.pop(sandbox_id, None)
         return {**await self._told(sandbox_id, session_id, began), "children": outcomes}
 
     async def _start_child(self, child: str, session_id: str) -> dict[str, Any]:
-        handle = await self._host.sandbox(child, session_id)
+        forks = HostForks(self._host, session_id, _PERSON)
         began = time.monotonic()
         try:
-            await handle.start()
+            await forks.begin(child, _ROOM_S)
         except SandboxFailed as error:
             # One that can't be made itself is nobody's; the others stand.
             log.warning("fork refused sandbox_id=%s %s", child, error)
-            await handle.kill("requested")
-            await self._host.drop(child)
+            await forks.end([child])
             return {"sandbox_id": child, "error": str(error)}
+        self._host.lent.pop(child, None)
         return {"sandbox_id": child, "seconds": round(time.monotonic() - began, 6)}
 
     async def keep(self, target: str) -> dict[str, Any]:

@@ -139,6 +139,19 @@ async def test_a_killed_sandbox_is_not_resumed(service: Service) -> None:
             await operations.pause(session_id, True, False)
 
 
+async def test_more_forks_than_there_is_room_for_take_turns(service: Service) -> None:
+    service.settings = service.settings.model_copy(update={"max_sandboxes": 2})
+    async with service.up():
+        session_id, _ = await served(service)
+        (host,) = service.hosts
+        children = (await Operations(host).fork(session_id, 3))["children"]
+        assert not [child for child in children if "error" in child]
+        assert len(host.kept) <= 2
+        assert host.lent == {}
+    for child in children:
+        assert "sandbox.resumed" in service.kinds(f"sandbox-{child['sandbox_id']}")
+
+
 async def test_forks_end_with_their_session(service: Service) -> None:
     async with service.up():
         session_id, _ = await served(service)
