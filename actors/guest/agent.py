@@ -14,10 +14,18 @@ All channels are void then; calls go on. The host opens channels with odd number
 | `put`       | path, mode                | the bytes            |                                                |
 | `get`       | path, max_bytes           |                      | the bytes                                      |
 | `remove`    | path                      |                      |                                                |
+| `pack`      | path, recursive           |                      | a tree (`actors.guest.trees`)                  |
+| `unpack`    | path, name                | a tree               | JSON: where it went                            |
+| `process`   | process_id, argv, cwd, …  | standard input       | DATA "b", "o"+output, "e"+errors, "x"+JSON     |
+| `resize`    | process_id, rows, columns |                      |                                                |
+| `signal`    | process_id, signal        |                      |                                                |
+| `connect`   | port                      | bytes                | DATA "c", then bytes                           |
 | `stats`     |                           |                      | JSON                                           |
 | `quiesce`   |                           |                      | JSON: everything stands still but the agent    |
 | `wake`      |                           |                      | JSON: it goes on                               |
 | `restored`  | hostname, machine_id, …   |                      | JSON: the guest is itself, and goes on         |
+
+A `process` is hung up when its channel is void, and a `connect` closed: they belong to the host that asked.
 
 What fails is answered with RESET {"error", "errno"}; an unknown kind too, so that a newer host can tell. Each side may
 have `frames.WINDOW` bytes of DATA on the way in a channel until CREDIT gives some back. PING is answered with PONG.
@@ -40,6 +48,7 @@ from actors.guest.calls import Calls
 from actors.guest.channel import Channel, ChannelVoid, Outbox
 from actors.guest.guard import Guard, Limits
 from actors.guest.processes import Children, offspring, pids
+from actors.guest.programs import Programs, session_of
 from actors.guest.quiet import Quiet
 from actors.guest.toolbox import Toolbox
 
@@ -75,10 +84,10 @@ class Agent:
         self._channels: dict[int, Channel] = {}
         self._children = Children()
         self._toolbox = Toolbox(self._children, workdir, env)
-        self._guard = Guard(
-            self._toolbox, self._children, lambda: self._calls.running is not None, whole_machine=is_init
-        )
+        self._guard = Guard(self._toolbox, self._children, self._busy, whole_machine=is_init)
         self._calls = Calls(self._toolbox, self._started)
+        self._programs = Programs(self._children, workdir, env, self._guard.watch)
+        self._workdir = workdir
         self._quiet = Quiet(lambda: pids() - {os.getpid()} if is_init else self._own_offspring())
         self._kinds: dict[str, Callable[[Channel], None]] = {
             "tool": self._tool,
@@ -90,6 +99,12 @@ class Agent:
             "put": _transfer,
             "get": _transfer,
             "remove": _transfer,
+            "pack": self._tree,
+            "unpack": self._tree,
+            "process": self._process,
+            "resize": self._programs.resize,
+            "signal": self._programs.signal,
+            "connect": _connect,
         }
 
     def serve(self) -> None:
@@ -120,6 +135,11 @@ class Agent:
         """End what was started: for an agent that is not PID 1."""
         if self._toolbox.shell:
             self._toolbox.shell.kill(set())
+        self._programs.close()
+
+    def _busy(self) -> bool:
+        """Whether something runs that was asked for, a call or a program."""
+        return self._calls.running is not None or self._programs.running
 
     def _wake(self) -> None:
         try:
@@ -217,11 +237,11 @@ class Agent:
         channel.send(b"", last=True)
 
     def _own_offspring(self) -> set[int]:
-        """What the shell started, and the shell: for an agent that is not PID 1."""
-        shell = self._toolbox.shell
-        if shell is None:
-            return set()
-        return {shell.pid} | {process.pid for process in offspring(shell.pid, set())}
+        """What the shell started, and the shell, and the programs: for an agent that is not PID 1."""
+        found = {pid for leader in self._programs.pids for pid in session_of(leader)}
+        if shell := self._toolbox.shell:
+            found |= {shell.pid} | {process.pid for process in offspring(shell.pid, set())}
+        return found
 
     def _quiesce(self, channel: Channel) -> None:
         try:
@@ -250,6 +270,16 @@ class Agent:
         self._quiet.end()
         channel.send(json.dumps(told).encode(), last=True)
 
+    def _process(self, channel: Channel) -> None:
+        if self._quiet.kept:
+            raise OSError(errno.EBUSY, "the guest is held for a snapshot")
+        self._programs.serve(channel)
+
+    def _tree(self, channel: Channel) -> None:
+        from actors.guest import trees
+
+        (trees.pack if channel.params["kind"] == "pack" else trees.unpack)(channel, self._workdir)
+
     def _stats(self, channel: Channel) -> None:
         from actors.guest import census, processes
 
@@ -268,11 +298,19 @@ def _transfer(channel: Channel) -> None:
     transfers.serve(channel)
 
 
+def _connect(channel: Channel) -> None:
+    from actors.guest import ports
+
+    ports.connect(channel)
+
+
 def _guarded(serve: Callable[[Channel], None], channel: Channel) -> None:
     """Serve a channel in a thread; a request that can't be understood is told, not fatal."""
     try:
         serve(channel)
     except ChannelVoid:
         return
+    except OSError as error:
+        channel.fail(error.strerror or "i/o error", error.errno)
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         channel.fail(f"bad request: {error!r}")

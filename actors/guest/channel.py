@@ -88,6 +88,8 @@ class Channel:
         self._inbox: deque[bytes] = deque()
         self._peer_ended = False
         self._consumed = 0
+        self.on_void: Callable[[], None] | None = None
+        """Called once when the channel becomes void, by whichever thread finds out: it must not wait for anything."""
 
     # --- to the host ---
 
@@ -135,6 +137,18 @@ class Channel:
             self._inbox.clear()
             self._pending_bytes = 0
             self._changed.notify_all()
+            told, self.on_void = self.on_void, None
+        if told:
+            told()
+
+    def watch(self, on_void: Callable[[], None]) -> None:
+        """Have `on_void` called; at once, raising `ChannelVoid`, where it is too late."""
+        with self._changed:
+            if not self._void:
+                self.on_void = on_void
+                return
+        on_void()
+        raise ChannelVoid
 
     @property
     def over(self) -> bool:

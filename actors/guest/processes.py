@@ -14,7 +14,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 PATIENCE_S = 5.0
 """How long ending the processes of one command is tried."""
@@ -24,6 +24,11 @@ BURST_S = 0.02
 """How long a group is killed between two rounds of reaping."""
 REAP_MOST = 16
 """Children that are reaped in one go."""
+
+
+_DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM)
+"""Python ignores SIGPIPE and PID 1 more; the programs must not inherit that."""
+_TERMINAL_DEFAULTS = (*_DEFAULTS, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class Child:
@@ -73,19 +78,46 @@ class Children:
         Raises `OSError` where `cwd` or the program is missing.
         """
         actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate((stdin, stdout, stderr))]
+        return self._spawn(argv[0], argv, env, actions, cwd, _DEFAULTS, on_exit)
+
+    def spawn_visitor(
+        self,
+        program: str,
+        argv: list[str],
+        *,
+        env: Mapping[str, str],
+        files: tuple[int, int, int] | str,
+        cwd: str,
+        on_exit: Callable[[], None],
+    ) -> Child:
+        """As `spawn`, with every signal as a login gives it; `files` may be a terminal's path, which it then controls.
+
+        Raises `OSError`.
+        """
+        actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = []
+        if isinstance(files, str):
+            # The first terminal that the leader of a session opens is the session's.
+            actions.append((os.POSIX_SPAWN_OPEN, 0, files, os.O_RDWR, 0))
+            files = (0, 0, 0)
+        actions += [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(files) if fd != target]
+        return self._spawn(program, argv, env, actions, cwd, _TERMINAL_DEFAULTS, on_exit)
+
+    def _spawn(
+        self,
+        program: str,
+        argv: list[str],
+        env: Mapping[str, str],
+        actions: Sequence[tuple[object, ...]],
+        cwd: str,
+        defaults: tuple[signal.Signals, ...],
+        on_exit: Callable[[], None] | None,
+    ) -> Child:
         # Under the lock, so that a child that ends at once is known before it is reaped.
         with self._lock:
             # The whole process changes folder: every other path that the agent uses is absolute.
             os.chdir(cwd)
             pid = os.posix_spawn(
-                argv[0],
-                argv,
-                env,
-                file_actions=actions,
-                setsid=True,
-                setsigmask=(),
-                # Python ignores SIGPIPE; the programs must not inherit that.
-                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM),
+                program, argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=defaults
             )
             child = self._running[pid] = Child(pid, on_exit)
         return child
@@ -154,13 +186,14 @@ def _burst(group: int) -> bool:
 class Process:
     """A line of /proc/PID/stat: enough to tell whose child it is and what it costs."""
 
-    __slots__ = ("name", "parent", "pid", "rss_pages", "session", "state", "threads")
+    __slots__ = ("group", "name", "parent", "pid", "rss_pages", "session", "state", "threads")
 
     def __init__(self, pid: int, name: str, fields: list[str]) -> None:
         self.pid = pid
         self.name = name
         self.state = fields[0]
         self.parent = int(fields[1])
+        self.group = int(fields[2])
         self.session = int(fields[3])
         self.threads = int(fields[17])
         self.rss_pages = int(fields[21])

@@ -62,6 +62,18 @@ class Itself(_Said):
     clock_offset_ns: int
 
 
+class Exit(_Said):
+    """How a program ended."""
+
+    exit_code: Annotated[int, Field(ge=0, le=255)]
+
+
+class Unpacked(_Said):
+    """Where a tree went."""
+
+    path: Annotated[str, Field(max_length=8192)]
+
+
 class _Base64(_Said):
     type: Literal["base64"]
     data: Annotated[str, Field(max_length=MEDIA_MAX)]

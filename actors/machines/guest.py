@@ -10,13 +10,14 @@ import json
 import os
 import secrets
 import time
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from errno import EBUSY
 from typing import TYPE_CHECKING
 
 from actors.machines.answers import HELLO_MAX, RESULT_MAX, Hello, Itself, Refusal, Result, parsed
 from actors.machines.mux import ChannelRefused, Mux
+from actors.machines.programs import GuestProcess
 from actors.machines.protocol import (
     GuestBusy,
     GuestInfo,
@@ -28,10 +29,11 @@ from actors.machines.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from actors.machines.mux import Channel
     from actors.machines.protocol import Identity
+    from actors.machines.visiting import Program
     from events.types import JsonObject, Limits
 
 PROTOCOL = 1
@@ -160,6 +162,55 @@ class GuestConnection:
     async def remove_tree(self, path: str) -> None:
         """See `Guest.remove_tree`."""
         await self._request("remove", path=path)
+
+    @asynccontextmanager
+    async def process(self, program: Program) -> AsyncIterator[GuestProcess]:
+        """See `VisitedGuest.process`."""
+        with self._judged(program.argv[0]):
+            async with self._mux.open("process", **program.params()) as channel:
+                running = GuestProcess(channel)
+                await self._soon("process", running.begun())
+                yield running
+
+    async def resize(self, process_id: str, rows: int, columns: int) -> None:
+        """See `VisitedGuest.resize`."""
+        await self._request("resize", process_id=process_id, rows=rows, columns=columns)
+
+    async def signal(self, process_id: str, number: int) -> None:
+        """See `VisitedGuest.signal`."""
+        await self._request("signal", process_id=process_id, signal=number)
+
+    @asynccontextmanager
+    async def connect(self, port: int) -> AsyncIterator[Channel]:
+        """See `VisitedGuest.connect`."""
+        with self._judged():
+            async with self._mux.open("connect", port=port) as channel:
+                if await channel.receive() != b"c":
+                    raise GuestProtocolError("the guest agent did not say that it connected")
+                yield channel
+
+    @asynccontextmanager
+    async def pack(self, path: str, *, recursive: bool) -> AsyncIterator[Channel]:
+        """See `VisitedGuest.pack`."""
+        with self._judged(path):
+            async with self._mux.open("pack", path=path, recursive=recursive) as channel:
+                await channel.send(b"", last=True)
+                yield channel
+
+    @asynccontextmanager
+    async def unpack(self, path: str, name: str) -> AsyncIterator[Channel]:
+        """See `VisitedGuest.unpack`."""
+        with self._judged(path):
+            async with self._mux.open("unpack", path=path, name=name) as channel:
+                yield channel
+
+    @staticmethod
+    async def _soon(kind: str, answer: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_S):
+                await answer
+        except TimeoutError:
+            raise GuestProtocolError(f"a {kind!r} of the guest agent stood still for {REQUEST_S:g} s") from None
 
     async def stats(self) -> JsonObject:
         """What the agent says of its machine: processes, memory in use, the call that runs. For display."""

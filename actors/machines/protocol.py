@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from actors.machines.visiting import VisitedGuest
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
@@ -213,8 +215,8 @@ class Restored:
     clock_offset_ns: int
 
 
-class Guest(Protocol):
-    """The connection to one guest agent.
+class Guest(VisitedGuest, Protocol):
+    """The connection to one guest agent; what visitors ask of it is in `VisitedGuest`.
 
     Every method raises `MachineGone` when the stream ends and `GuestProtocolError` when the agent misbehaves.
     """

@@ -18,6 +18,7 @@ from actors.machines import guest as guest_module
 from actors.machines import mux as mux_module
 from actors.machines.guest import GuestConnection, connect
 from actors.machines.protocol import GuestProtocolError, MachineGone
+from actors.machines.visiting import Program
 from events.types import Limits
 
 Script = Callable[["Liar"], Awaitable[None]]
@@ -396,3 +397,52 @@ def test_garbage_never_hangs_nor_raises_anything_else(garbage: bytes) -> None:
                 await run(guest)
 
     asyncio.run(attempt())
+
+
+PROGRAM = Program("prc-1", ("x",))
+
+
+async def use_program(guest: GuestConnection) -> None:
+    async with guest.process(PROGRAM) as process:
+        while await process.read():
+            pass
+
+
+VISIT_LIES = {
+    "output before it began": ((frames.DATA, 1, b"ox"),),
+    "an empty piece": ((frames.DATA, 1, b"bb"), (frames.DATA, 1, b"o")),
+    "an unknown sort": ((frames.DATA, 1, b"bb"), (frames.DATA, 1, b"?x")),
+    "output after its end": ((frames.DATA, 1, b"bb"), (frames.DATA, 1, b"x{"), (frames.DATA, 1, b"ox")),
+    "no exit code": ((frames.DATA, 1, b"bb"), (frames.END, 1, b"")),
+    "an exit code that is none": (
+        (frames.DATA, 1, b"bb"),
+        (frames.DATA, 1, b'x{"exit_code": 256}'),
+        (frames.END, 1, b""),
+    ),
+    "an end without end": ((frames.DATA, 1, b"bb"), (frames.DATA, 1, b"x" + bytes(2000))),
+}
+
+
+@pytest.mark.parametrize("name", VISIT_LIES)
+async def test_lies_about_a_program(name: str) -> None:
+    heard: list[GuestProtocolError] = []
+    async with lied_to(answering(*VISIT_LIES[name]), on_violation=heard.append) as guest:
+        with pytest.raises(GuestProtocolError):
+            await use_program(guest)
+    assert len(heard) == 1
+
+
+async def test_a_connection_that_was_not_made() -> None:
+    async with lied_to(answering((frames.DATA, 1, b"hello"))) as guest:
+        with pytest.raises(GuestProtocolError, match="did not say that it connected"):
+            async with guest.connect(80):
+                pass
+
+
+async def test_an_agent_that_knows_no_programs_is_no_liar() -> None:
+    refusal = b'{"error": "this agent (version 1) knows no channel of kind \'process\'", "errno": null}'
+    heard: list[GuestProtocolError] = []
+    async with lied_to(answering((frames.RESET, 1, refusal)), on_violation=heard.append) as guest:
+        with pytest.raises(GuestProtocolError, match="knows no channel"):
+            await use_program(guest)
+    assert not heard
