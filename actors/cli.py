@@ -1,4 +1,4 @@
-"""The commands that run things: `up`, `init`, `doctor`, `template`, `tools`, `cp`."""
+"""The commands that run things: `up`, `init`, `doctor`, `template`, `tools`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from actors import commands_sandboxes
+from actors import commands_sandboxes, commands_visits
 from events.console import clean, console, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ _Config = Annotated[Path | None, typer.Option(help="A TOML file of settings; def
 _Home = Annotated[Path | None, typer.Option(help="Where the log lies; also HOURGLASS_HOME.")]
 _Storage = Annotated[Path | None, typer.Option(help="Where templates and sandboxes lie; also HOURGLASS_STORAGE.")]
 
-_FILE_BYTES_MAX = 64 * 1024**2
-
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands to the root command."""
@@ -33,9 +31,9 @@ def register(app: typer.Typer) -> None:
     app.command("init")(init)
     app.command()(doctor)
     app.command()(tools)
-    app.command()(cp)
     app.add_typer(template, name="template")
     commands_sandboxes.register(app)
+    commands_visits.register(app)
 
 
 def up(
@@ -169,35 +167,6 @@ def tools(as_json: _Json = False) -> None:
         return
     print_table(["tool", "what it does"], [(tool["name"], tool["description"]) for tool in TOOLS])
     say("`hourglass tools --json` prints them for the `tools` of an agent")
-
-
-def cp(
-    source: Annotated[str, typer.Argument(help="SESSION:PATH in the session's sandbox.", metavar="SESSION:PATH")],
-    target: Annotated[Path, typer.Argument(help="A file to write; - for standard output.")],
-    config: _Config = None,
-    home: _Home = None,
-    as_json: _Json = False,
-) -> None:
-    """Copy a file out of the sandbox of a session, while the service runs."""
-    from actors.ray_environment import prepare_ray
-    from actors.settings import Settings
-
-    settings = Settings.load(config, home=home)
-    prepare_ray(loopback=settings.ray_address is None)
-    from actors.service import read_file
-
-    session_id, colon, path = source.partition(":")
-    if not colon or not session_id or not path:
-        raise typer.BadParameter("say SESSION:PATH, as in sesn_01AB:/workspace/report.md", param_hint="SESSION:PATH")
-    content = read_file(settings, session_id, path, _FILE_BYTES_MAX)
-    if str(target) == "-":
-        typer.get_binary_stream("stdout").write(content)
-        return
-    target.write_bytes(content)
-    if as_json:
-        print_json({"session": session_id, "path": path, "target": str(target), "bytes": len(content)})
-    else:
-        say(f"{len(content)} bytes from {path} to {target}")
 
 
 @template.command()

@@ -142,8 +142,8 @@ class HostActor(Host):
             super().__init__(settings, node=node)
 
     async def ping(self) -> bool:
-        """Whether its event loop turns."""
-        return True
+        """Whether its event loop turns, and visitors may come."""
+        return bool(await self.actors.door.open())
 
 
 class RayHost:

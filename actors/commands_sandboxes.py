@@ -30,12 +30,12 @@ def register(app: typer.Typer) -> None:
 def pause(
     target: _Target,
     freeze: Annotated[bool, typer.Option("--freeze", help="Keep it in memory, without CPU.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Interrupt a call that runs.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="End what runs: calls, programs, forwards.")] = False,
     config: _Config = None,
     home: _Home = None,
     as_json: _Json = False,
 ) -> None:
-    """Put a sandbox to disk: memory, processes and files. A call that runs is awaited."""
+    """Put a sandbox to disk: memory, processes and files. A call that runs is awaited, and so are visitors."""
     told = _operate(config, home, "pause", target, not freeze, force)
     _show(told, f"{told['sandbox_id']} is {told['phase']}", as_json=as_json)
 
@@ -102,7 +102,7 @@ def top(
         return
     from actors.service import asking
 
-    with asking(_settings(config, home)) as ask, Live(console=console(), auto_refresh=False) as live:
+    with asking(load_settings(config, home)) as ask, Live(console=console(), auto_refresh=False) as live:
         try:
             while True:
                 live.update(_views(ask("sandboxes")), refresh=True)
@@ -115,7 +115,7 @@ def _views(views: list[dict[str, Any]]) -> Any:
     rows = [
         (
             clean(one["sandbox_id"]),
-            one["phase"] + (", a call runs" if one["busy"] else ""),
+            one["phase"] + (", a call runs" if one["busy"] else "") + (", visited" if one["visits"] else ""),
             clean(one["session_id"]),
             clean(one["parent"]),
             f"{one['calls']:,}",
@@ -127,7 +127,8 @@ def _views(views: list[dict[str, Any]]) -> Any:
     return table(["sandbox", "phase", "session", "fork of", ">calls", ">cpu", ">memory"], rows)
 
 
-def _settings(config: Path | None, home: Path | None) -> Settings:
+def load_settings(config: Path | None, home: Path | None) -> Settings:
+    """The settings of a command on a running service, and what Ray is to find."""
     from actors.ray_environment import prepare_ray
     from actors.settings import Settings
 
@@ -137,7 +138,7 @@ def _settings(config: Path | None, home: Path | None) -> Settings:
 
 
 def _operate(config: Path | None, home: Path | None, operation: str, *arguments: Any) -> Any:
-    settings = _settings(config, home)
+    settings = load_settings(config, home)
     from actors.service import operate
 
     return operate(settings, operation, *arguments)

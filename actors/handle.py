@@ -16,6 +16,10 @@ class SandboxFailed(Exception):
     """Raised when a sandbox, not a command in it, failed; the message names the cause and the next step."""
 
 
+class SandboxBusy(SandboxFailed):
+    """Raised when a sandbox is to rest by policy while visitors are in it; it goes on as it was."""
+
+
 class SandboxHandle(Protocol):
     """Its methods raise `SandboxFailed` where the sandbox, or the process that it lives in, failed."""
 
@@ -72,7 +76,7 @@ class SandboxHandle(Protocol):
         """See `Sandbox.stop`."""
         ...
 
-    async def rest(self, reason: FreezeReason) -> None:
+    async def rest(self, reason: FreezeReason, force: bool = False) -> None:
         """See `Sandbox.rest`."""
         ...
 
@@ -90,6 +94,14 @@ class SandboxHandle(Protocol):
 
     async def forked(self) -> None:
         """See `Sandbox.forked`."""
+        ...
+
+    async def door(self) -> str:
+        """See `Sandbox.door`."""
+        ...
+
+    async def end_visits(self) -> None:
+        """See `Sandbox.end_visits`."""
         ...
 
     async def view(self) -> dict[str, object]:

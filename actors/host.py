@@ -72,7 +72,7 @@ class Host:
 
     def __init__(self, settings: Settings, *, node: str, make_actors: MakeActors = local_actors) -> None:
         self.settings = settings
-        self._node = node
+        self.node = node
         settings.home.mkdir(parents=True, exist_ok=True)
         self._log = SqliteLog(settings.home / LOG_NAME, durability=settings.durability)
         self.journal = TracedJournal(LocalJournal(self._log))
@@ -81,6 +81,7 @@ class Host:
         self.metadata = {"node": node, "pid": str(os.getpid()), "version": version("hourglass-agents")}
         placement = Placement(settings, node, self._epoch, self.metadata)
         self.actors = make_actors(placement, self.journal)
+        self.actors.door.find = Operations(self).find
         self.kept: dict[str, _Kept] = {}
         self.runs: dict[str, SessionRun] = {}
         self._cancelled: set[str] = set()
@@ -114,6 +115,7 @@ class Host:
                     # One that can't be found again must not keep the others from being served.
                     log.warning("machine not found again sandbox_id=%s %s", sandbox_id, error)
                     await self.drop(sandbox_id)
+            await self.actors.door.open()
             self._recovered = True
             self._tasks = [
                 asyncio.create_task(self.suspender.run(), name="suspender"),
@@ -259,7 +261,7 @@ class Host:
     async def status(self) -> dict[str, Any]:
         """What this host has in hand."""
         return {
-            "node": self._node,
+            "node": self.node,
             "epoch": self._epoch,
             "sessions": len(self.runs),
             "sandboxes": len(self.kept),
@@ -269,6 +271,7 @@ class Host:
         """Suspend every machine, and close the log."""
         for task in self._tasks:
             task.cancel()
+        await self.actors.door.close()
         bounded = asyncio.Semaphore(os.cpu_count() or 1)
 
         async def close(handle: SandboxHandle) -> None:

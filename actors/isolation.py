@@ -19,6 +19,8 @@ from actors.machines.protocol import MachineSpec
 from actors.sandbox import Sandbox
 from actors.session import Session
 from actors.tries import TryLimits
+from actors.visits.door import Door
+from actors.visits.wire import FOLDER, HOST_DOOR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +71,9 @@ class SessionRun(Protocol):
 class Actors(Protocol):
     """Makes sessions and sandboxes for a host."""
 
+    door: Door
+    """The host's own."""
+
     async def sandbox(self, sandbox_id: str, session_id: str) -> SandboxHandle:
         """The sandbox's actor, its stream folded; its machine is found again where one runs."""
         ...
@@ -94,7 +99,7 @@ class Actors(Protocol):
         ...
 
 
-def sandbox_context(placement: Placement, journal: Journal, driver: Driver) -> SandboxContext:
+def sandbox_context(placement: Placement, journal: Journal, driver: Driver, door: Door) -> SandboxContext:
     """What the sandboxes of one process share."""
     settings = placement.settings
     return SandboxContext(
@@ -107,6 +112,7 @@ def sandbox_context(placement: Placement, journal: Journal, driver: Driver) -> S
         limits=settings.limits,
         start_slots=asyncio.Semaphore(max(1, os.cpu_count() or 1)),
         metadata=placement.metadata,
+        door=door,
         freeze=settings.freeze,
     )
 
@@ -174,7 +180,8 @@ class LocalActors:
         self._placement = placement
         self._journal = journal
         self._driver = driver
-        self._context = sandbox_context(placement, journal, driver)
+        self.door = Door(placement.settings.home / FOLDER / HOST_DOOR)
+        self._context = sandbox_context(placement, journal, driver, self.door)
         # One pool of connections for all, made before the first claim: setting up TLS takes long, and blocks the loop.
         # Sessions use copies with their own credentials; this one is never sent.
         self._client = connect(placement.settings.base_url, "none")

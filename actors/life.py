@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from actors.journal import Journal
     from actors.machines.protocol import Driver, Machine, Taken
+    from actors.visits.door import Door
     from events.types import Limits
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class SandboxContext:
     start_slots: asyncio.Semaphore
     """How many machines start at once: more would only slow each other down."""
     metadata: Mapping[str, str]
+    door: Door
+    """Where visitors come in."""
     freeze: Literal["turn", "call", "never"] = "turn"
 
     def entity(self, sandbox_id: str, session_id: str) -> SandboxEntity:

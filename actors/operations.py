@@ -77,7 +77,7 @@ class Operations:
         return [await kept.handle.view() for kept in list(self._host.kept.values()) if not kept.handle.gone]
 
     async def pause(self, target: str, suspend: bool, force: bool) -> dict[str, Any]:
-        """Freeze a sandbox, or put it to disk. A call that runs is awaited; `force` interrupts it."""
+        """Freeze a sandbox, or put it to disk. What runs in it is awaited; `force` ends it."""
         sandbox_id, session_id = await self._resolve(target)
         began = time.monotonic()
         handle = await self._host.sandbox(sandbox_id, session_id)
@@ -85,8 +85,21 @@ class Operations:
             if suspend:
                 await handle.suspend("requested", force)
             else:
-                await handle.rest("requested")
+                await handle.rest("requested", force)
         return await self._told(sandbox_id, session_id, began)
+
+    async def find(self, target: str) -> dict[str, Any]:
+        """Where visitors of a sandbox come in."""
+        sandbox_id, session_id = await self._resolve(target)
+        with _refusals():
+            handle = await self._host.sandbox(sandbox_id, session_id)
+            # Not to be let go of before the visitor is there.
+            self._host.kept[sandbox_id].used_at = time.monotonic()
+            return {"sandbox_id": sandbox_id, "session_id": session_id, "door": await handle.door()}
+
+    async def door(self) -> dict[str, Any]:
+        """Where visitors ask for a sandbox, on the node of this host."""
+        return {"door": await self._host.actors.door.open(), "node": self._host.node}
 
     async def resume(self, target: str) -> dict[str, Any]:
         """See to it that its machine runs."""

@@ -7,7 +7,9 @@ outlives it.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import ray
@@ -21,6 +23,8 @@ from actors.isolation import make_session, prepare, sandbox_context
 from actors.journal import RemoteJournal
 from actors.machines.drivers import make_driver
 from actors.sandbox import Sandbox
+from actors.visits.door import Door
+from actors.visits.wire import FOLDER, HOST_DOOR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +46,8 @@ _SANDBOX_OPTIONS: dict[str, Any] = {
     "max_concurrency": 100,
     "enable_task_events": False,
 }
+_FAREWELL_S = 10.0
+"""How long the visitors of a sandbox whose actor is to end have to be seen off."""
 _SESSION_OPTIONS: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 100, "enable_task_events": False}
 
 
@@ -57,7 +63,8 @@ class SandboxActor:
     def __init__(self, sandbox_id: str, session_id: str, placement: Placement, host: Any) -> None:
         prepare_process()
         driver = make_driver(placement.settings)
-        self._sandbox = Sandbox(sandbox_id, session_id, sandbox_context(placement, RemoteJournal(host), driver))
+        door = Door(placement.settings.home / FOLDER / f"{sandbox_id}.sock")
+        self._sandbox = Sandbox(sandbox_id, session_id, sandbox_context(placement, RemoteJournal(host), driver, door))
 
     async def load(self) -> None:
         """See `Sandbox`."""
@@ -132,9 +139,9 @@ class RemoteSandbox:
         """See `Sandbox`."""
         await self._call("stop", reason)
 
-    async def rest(self, reason: FreezeReason) -> None:
+    async def rest(self, reason: FreezeReason, force: bool = False) -> None:
         """See `Sandbox`."""
-        await self._call("rest", reason)
+        await self._call("rest", reason, force)
 
     async def suspend(self, reason: SuspendReason, force: bool = False) -> None:
         """See `Sandbox`."""
@@ -154,6 +161,15 @@ class RemoteSandbox:
         """See `Sandbox`."""
         await self._call("forked")
 
+    async def door(self) -> str:
+        """See `Sandbox`."""
+        place: str = await self._call("door")
+        return place
+
+    async def end_visits(self) -> None:
+        """See `Sandbox`."""
+        await self._call("end_visits")
+
     async def view(self) -> dict[str, object]:
         """See `Sandbox`."""
         shown: dict[str, object] = await self._call("view")
@@ -165,6 +181,9 @@ class RemoteSandbox:
 
     async def release(self) -> None:
         """End the actor; the machine, if any, runs on."""
+        with suppress(SandboxFailed, TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                await self.end_visits()
         self._gone = True
         ray.kill(self._actor)
 
@@ -282,6 +301,7 @@ class ProcessActors:
         self._placement = placement
         self._host = ray.get_runtime_context().current_actor
         self._driver = make_driver(placement.settings)
+        self.door = Door(placement.settings.home / FOLDER / HOST_DOOR)
 
     async def sandbox(self, sandbox_id: str, session_id: str) -> SandboxHandle:
         """See `Actors`."""

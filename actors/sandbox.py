@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 
-from actors.handle import SandboxFailed
+from actors.handle import SandboxBusy, SandboxFailed
 from actors.life import Life
-from actors.machines.protocol import EndReason, MachineEnd, MachineError, MachineGone
+from actors.machines.protocol import EndReason, GuestProtocolError, MachineEnd, MachineError, MachineGone
 from actors.outcome import (
     MEMORY_LOST,
     CallOutcome,
@@ -27,6 +28,8 @@ from actors.outcome import (
     recorded_outcome,
 )
 from actors.spool import Spool, spool_path
+from actors.visits.records import end_visits_of_the_dead, record_end
+from actors.visits.registry import Visits
 from events import sandbox as fold
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from actors.conversation import ToolCall
     from actors.life import FreezeReason, SandboxContext, SuspendReason
     from actors.machines.protocol import Machine, ToolResult
+    from actors.visits.records import End
     from events.types import JsonObject
 
 log = logging.getLogger(__name__)
@@ -54,9 +58,9 @@ class Sandbox:
         self._call_turn = asyncio.Lock()
         self._life = Life(self._entity, context, self._call_turn.locked)
         self._interrupts: dict[str, InterruptReason] = {}
-        self._transfers = 0
-        self._no_transfer = asyncio.Event()
-        self._no_transfer.set()
+        self.visits = Visits()
+        self._rests: FreezeReason | None = None
+        """Why it is to rest again once its visitors are gone; None where it is in use."""
 
     @property
     def state(self) -> fold.SandboxState:
@@ -76,6 +80,7 @@ class Sandbox:
                     limits=self._context.limits,
                 ),
             )
+        await end_visits_of_the_dead(self._entity, self._context.journal)
 
     @property
     def gone(self) -> bool:
@@ -89,6 +94,7 @@ class Sandbox:
 
         Raises `SandboxFailed` where none can be started, or where the sandbox was killed.
         """
+        self._rests = None
         async with self._life.turn:
             await self._life.run()
 
@@ -100,35 +106,70 @@ class Sandbox:
             else:
                 await self._life.recover()
 
-    async def rest(self, reason: FreezeReason) -> None:
-        """Nothing is asked of it for now: freeze it, where that is wanted and no call runs."""
-        wanted = {"idle": ("turn", "call"), "call": ("call",), "requested": ("turn", "call", "never")}[reason]
-        if self._context.freeze not in wanted or self._call_turn.locked() or self._transfers:
+    async def rest(self, reason: FreezeReason, force: bool = False) -> None:
+        """Nothing is asked of it for now: freeze it, where that is wanted and nothing runs in it.
+
+        Where a person asks, what runs is awaited, or with `force` ended.
+        """
+        if reason == "requested":
+            async with self._alone(force):
+                await self._life.freeze(reason)
+            return
+        if self._context.freeze not in {"idle": ("turn", "call"), "call": ("call",)}[reason]:
+            return
+        self._rests = reason
+        if self._call_turn.locked() or self.visits:
             return
         async with self._call_turn, self._life.turn:
-            await self._life.freeze(reason)
+            if not self.visits:
+                await self._life.freeze(reason)
 
     async def suspend(self, reason: SuspendReason, force: bool = False) -> None:
-        """Put memory, processes and files to disk. A call that runs is awaited, or with `force` interrupted.
+        """Put memory, processes and files to disk. What runs is awaited, or with `force` ended.
 
-        Raises `SandboxFailed` where there is nothing to suspend, or it could not be: it goes on as it was.
+        By policy alone, one that has visitors is left as it is; they are sent away where the service stops. Raises
+        `SandboxBusy`, and `SandboxFailed` where there is nothing to suspend, or it could not be: it goes on as it was.
         """
+        if reason in ("idle", "pressure") and self.visits:
+            raise SandboxBusy(f"sandbox {self.sandbox_id} has visitors")
+        if reason == "shutdown":
+            await self.end_visits()
+        async with self._alone(force):
+            await self._life.suspend(reason)
+
+    @asynccontextmanager
+    async def _alone(self, force: bool) -> AsyncIterator[None]:
+        """Nothing runs in it, and nothing begins."""
         if force:
             for call in self.state.open_calls:
                 await self.interrupt(call.tool_use_id, "user")
-        async with self._call_turn:
-            await self._no_transfer.wait()
-            async with self._life.turn:
-                await self._life.suspend(reason)
+            await self.visits.end_all()
+        while True:
+            # Without the turn of the calls: an agent must not wait for a person's shell.
+            await self.visits.wait_none()
+            async with self._call_turn, self._life.turn:
+                if not self.visits:
+                    yield
+                    return
+
+    @asynccontextmanager
+    async def _still(self) -> AsyncIterator[None]:
+        """No call runs in it, and no file is half-copied. Programs of visitors go on: a snapshot stops them for it."""
+        while True:
+            await self.visits.wait_none(copies=True)
+            async with self._call_turn, self._life.turn:
+                if not self.visits.copying:
+                    yield
+                    return
 
     async def snapshot(self) -> str:
         """Take a snapshot, and go on; its id. A call that runs is awaited. Raises `SandboxFailed`."""
-        async with self._call_turn, self._life.turn:
+        async with self._still():
             return await self._life.snapshot("requested")
 
     async def fork(self, count: int, asked_by: str = "") -> list[str]:
         """Make sandboxes from this one, as `Life.fork`. A call that runs is awaited. Raises `SandboxFailed`."""
-        async with self._call_turn, self._life.turn:
+        async with self._still():
             return await self._life.fork(count, asked_by)
 
     async def forked(self) -> None:
@@ -137,17 +178,21 @@ class Sandbox:
             await self._life.forked()
 
     async def stop(self, reason: Literal["shutdown", "requested"]) -> None:
-        """End the machine and keep the files. A call that runs is awaited."""
+        """End the machine and keep the files. A call that runs is awaited, visitors are sent away."""
+        await self.visits.end_all()
         async with self._call_turn, self._life.turn:
             await self._life.stop(reason)
 
     async def kill(self, reason: Literal["session_over", "requested", "not_kept"]) -> None:
-        """The end: machine and files are removed. A call that runs is cut off."""
+        """The end: machine and files are removed. A call that runs is cut off, visitors are sent away."""
+        await self.visits.end_all()
         async with self._life.turn:
             await self._life.kill(reason)
 
     async def release(self) -> None:
         """Let go of the machine, which runs on for the next host."""
+        await self.end_visits()
+        self._context.door.dismiss(self)
         async with self._life.turn:
             machine = self._life.let_go()
             if machine is not None:
@@ -164,6 +209,7 @@ class Sandbox:
             "parent": self.state.parent,
             "calls": len(self.state.calls),
             "busy": self._call_turn.locked(),
+            "visits": len(self.visits),
             "cpu_seconds": usage.cpu_seconds if usage else None,
             "memory_bytes": usage.memory_bytes if usage else None,
         }
@@ -330,15 +376,68 @@ class Sandbox:
     @asynccontextmanager
     async def _transfer(self, what: str) -> AsyncIterator[Machine]:
         """A machine that runs, and is not put to rest meanwhile."""
-        self._transfers += 1
-        self._no_transfer.clear()
         try:
-            async with self._life.turn:
-                machine = await self._life.run()
-            yield machine
+            async with self._used(copies=True, guest=False) as machine:
+                yield machine
         except MachineError as error:
             raise SandboxFailed(f"{what}: {error}") from error
+
+    # --- visits -------------------------------------------------------------------------------------------------
+
+    async def door(self) -> str:
+        """Where visitors come in, on this node: a unix socket. Raises `OSError`."""
+        self._context.door.admit(self)
+        return await self._context.door.open()
+
+    async def end_visits(self) -> None:
+        """Send all visitors away, for good; the end of what they did is recorded when it returns."""
+        self.visits.closed = f"sandbox {self.sandbox_id} is let go of by this process; try again"
+        await self.visits.end_all()
+
+    @asynccontextmanager
+    async def visit(self, *opened: fold.Command, copies: bool = False) -> AsyncIterator[Machine]:
+        """A machine that runs, resumed where it rested, and `opened` recorded before anybody has it.
+
+        While a visitor is in, the sandbox is not idle; the task that called this is cancelled to send it away. Raises
+        `SandboxFailed` where no machine can be had.
+        """
+        async with self._used(*opened, copies=copies, guest=True) as machine:
+            try:
+                yield machine
+            except GuestProtocolError as error:
+                await self._visit_failed(machine, error)
+                raise
+
+    async def record_visit(self, told: End) -> None:
+        """Record how a visit ended."""
+        await record_end(self._entity, told)
+
+    @asynccontextmanager
+    async def _used(self, *opened: fold.Command, copies: bool, guest: bool) -> AsyncIterator[Machine]:
+        try:
+            with self.visits.entered(copies=copies, guest=guest):
+                async with self._life.turn:
+                    rested = self.state.phase in (fold.Phase.FROZEN, fold.Phase.SUSPENDED)
+                    machine = await self._life.run()
+                    if guest and rested:
+                        self._rests = "idle"
+                    if opened:
+                        await self._entity.execute(secrets.token_hex(8), *opened)
+                yield machine
         finally:
-            self._transfers -= 1
-            if not self._transfers:
-                self._no_transfer.set()
+            if self._rests and not self.visits and not self.visits.closed:
+                try:
+                    await self.rest(self._rests)
+                except SandboxFailed as error:
+                    # It goes to disk later, or its end is recorded by whoever watches it.
+                    log.warning("not at rest again sandbox_id=%s %s", self.sandbox_id, error)
+
+    async def _visit_failed(self, machine: Machine, error: GuestProtocolError) -> None:
+        """An agent that broke the protocol is not to be spoken to again; under a call, the call sees to it."""
+        if self._call_turn.locked():
+            return
+        async with self._life.turn:
+            if self._life.machine is machine and self.state.phase is fold.Phase.RUNNING:
+                self._life.machine = None
+                await machine.kill()
+                await self._life.record(fold.Crash(reason="protocol_violation", detail=str(error)[:500]))

@@ -64,16 +64,3 @@ def operate(settings: Settings, operation: str, *arguments: Any) -> Any:
     """One operation of a running service; see `asking`."""
     with asking(settings) as ask:
         return ask(operation, *arguments)
-
-
-def read_file(settings: Settings, session_id: str, path: str, max_bytes: int) -> bytes:
-    """A file of a session's sandbox. Raises `CannotServe`, and `OSError` with the guest's reason."""
-    with connected(settings) as host:
-        try:
-            content: bytes = ray.get(host.read_file.remote(session_id, path, max_bytes))
-        except RayError as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, OSError):
-                raise cause from error
-            raise CannotServe(f"{path} could not be read: {cause or error}", "run `hourglass sandboxes`") from error
-    return content

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Literal
 
-from actors.handle import SandboxFailed
+from actors.handle import SandboxBusy, SandboxFailed
 from actors.machines.protocol import MachineError
 from actors.resting import Idle, available_memory, to_suspend
 from events.errors import HourglassError
@@ -27,16 +27,19 @@ class Suspender:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    async def lay_down(self, handle: SandboxHandle, reason: Literal["idle", "shutdown", "pressure"]) -> None:
-        """Put a sandbox to disk; where that can't be, keep its files."""
+    async def lay_down(self, handle: SandboxHandle, reason: Literal["idle", "shutdown", "pressure"]) -> bool:
+        """Put a sandbox to disk; where that can't be, keep its files. False where it has visitors, and goes on."""
         view = await handle.view()
         if view["phase"] not in ("running", "frozen"):
-            return
+            return not view["visits"]
         try:
             await handle.suspend(reason)
+        except SandboxBusy:
+            return False
         except SandboxFailed as error:
             log.warning("not suspended, stopped sandbox_id=%s %s", handle.sandbox_id, error)
             await handle.stop("shutdown" if reason == "shutdown" else "requested")
+        return True
 
     async def make_room(self, sandbox_id: str) -> bool:
         """Suspend the machines that were used least recently where this node runs as many as it may.
@@ -56,7 +59,8 @@ class Suspender:
             while len(host.kept.keys() | busy) >= allowed and idle:
                 kept = idle.pop(0)
                 try:
-                    await self.lay_down(kept.handle, "pressure")
+                    if not await self.lay_down(kept.handle, "pressure"):
+                        continue
                 except (HourglassError, SandboxFailed, MachineError) as error:
                     log.warning("machine not stopped sandbox_id=%s %s", kept.handle.sandbox_id, error)
                 await host.drop(kept.handle.sandbox_id)
@@ -78,10 +82,13 @@ class Suspender:
         busy = self._host.busy()
         kept = [one for sandbox_id, one in self._host.kept.items() if sandbox_id not in busy]
         views = [(one, await one.handle.view()) for one in kept if not one.handle.gone]
+        for one, view in views:
+            if view["visits"]:
+                one.used_at = now
         idle = [
             Idle(one.handle.sandbox_id, now - one.used_at, int(str(view["memory_bytes"] or 0)))
             for one, view in views
-            if view["phase"] in ("running", "frozen") and not view["busy"]
+            if view["phase"] in ("running", "frozen") and not view["busy"] and not view["visits"]
         ]
         for one, view in views:
             over = view["phase"] in ("suspended", "stopped", "killed") and now - one.used_at > settings.suspend_after
@@ -95,6 +102,8 @@ class Suspender:
         )
         for sandbox_id, reason in chosen:
             async with self._host.room:
-                if sandbox_id in self._host.kept and sandbox_id not in self._host.busy():
-                    await self.lay_down(self._host.kept[sandbox_id].handle, reason)
+                kept_still = self._host.kept.get(sandbox_id)
+                if kept_still is None or sandbox_id in self._host.busy():
+                    continue
+                if await self.lay_down(kept_still.handle, reason):
                     await self._host.drop(sandbox_id)

@@ -1,7 +1,6 @@
 """What people do in a sandbox beside the agent's calls: events of the stream `sandbox-<id>`.
 
-Reserved: nothing writes them yet, and a log that has them is read and folded. The ids are made by the host, one for
-each process and each forward. An end is recorded by whoever finds it, so one that a host's death cut short is ended by
+The ids are made by the host, one for each process and each forward. An end is recorded by whoever finds it, so one that a host's death cut short is ended by
 the next host, with what is still known of it.
 """
 

@@ -1,0 +1,368 @@
+"""Serving a visit: what a visitor asks for is recorded, then done; how it ended is recorded, then told.
+
+A visitor that leaves ends what it asked for, and so does whoever cancels the task of its visit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+import shlex
+import time
+from typing import TYPE_CHECKING
+
+from actors.guest import frames, trees
+from actors.machines.answers import Unpacked, parsed
+from actors.machines.guest import REQUEST_S
+from actors.machines.protocol import GuestProtocolError
+from actors.machines.visiting import Program
+from actors.visits.registry import OpenForward
+from actors.visits.wire import Connect, Control, CopyIn, CopyOut, Exec, Forward, VisitorGone, VisitRefused
+from events import sandbox as fold
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from actors.machines.protocol import Guest
+    from actors.machines.visiting import ByteStream, RunningProcess
+    from actors.sandbox import Sandbox
+    from actors.visits.wire import Line, Visit
+
+ENTRIES_MAX = 1_000_000
+"""Files and folders of one copy out of a sandbox."""
+_NOT_FOUND, _NOT_RUNNABLE = 127, 126
+_READ_BYTES = 64 * 1024
+_COMMAND_MAX = 4000
+
+
+async def serve(sandbox: Sandbox, request: Visit, line: Line) -> None:
+    """One visit, to its end. Raises `VisitorGone`, `VisitRefused`, `SandboxFailed`, `MachineError`."""
+    if isinstance(request, Exec):
+        await _exec(sandbox, request, line)
+    elif isinstance(request, Forward):
+        await _forward(sandbox, request, line)
+    elif isinstance(request, Connect):
+        await _connect(sandbox, request, line)
+    elif isinstance(request, CopyIn):
+        await _copy_in(sandbox, request, line)
+    else:
+        await _copy_out(sandbox, request, line)
+
+
+async def _first(*jobs: Coroutine[Any, Any, None]) -> None:
+    """Run jobs until the first of them is done, or failed; the others are cut off."""
+    tasks = [asyncio.create_task(job) for job in jobs]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# --- programs -------------------------------------------------------------------------------------------------------
+
+
+async def _exec(sandbox: Sandbox, request: Exec, line: Line) -> None:
+    process_id = f"prc-{secrets.token_hex(8)}"
+    program = Program(process_id, request.argv, request.cwd, request.env, request.terminal)
+    command = shlex.join(request.argv)[:_COMMAND_MAX]
+    opened = fold.OpenProcess(
+        process_id=process_id, command=command, terminal=request.terminal is not None, by=request.by
+    )
+    async with sandbox.visit(opened) as machine:
+        began = time.monotonic()
+        talk = _Talk(machine.guest, program, line)
+        try:
+            await talk.hold()
+        finally:
+            await sandbox.record_visit(
+                fold.EndProcess(
+                    process_id=process_id,
+                    exit_code=talk.exit_code,
+                    seconds=round(time.monotonic() - began, 6),
+                    bytes_out=talk.bytes_out,
+                )
+            )
+        await line.conclude(exit_code=talk.exit_code)
+
+
+class _Talk:
+    """Between a visitor and a program."""
+
+    def __init__(self, guest: Guest, program: Program, line: Line) -> None:
+        self.exit_code: int | None = None
+        self.bytes_out = 0
+        self._guest = guest
+        self._program = program
+        self._line = line
+        self._input: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._window = frames.WINDOW
+
+    async def hold(self) -> None:
+        """Until it has ended. Raises `VisitRefused` where it can't be started."""
+        try:
+            async with self._guest.process(self._program) as process:
+                await self._line.tell(process_id=self._program.process_id)
+                await _first(self._print(process), self._listen(), self._feed(process))
+        except OSError as error:
+            raise self._not_started(error) from error
+
+    def _not_started(self, error: OSError) -> VisitRefused:
+        name = self._program.argv[0]
+        self.exit_code = _NOT_FOUND if error.errno == errno.ENOENT else _NOT_RUNNABLE
+        if error.errno == errno.ENOENT:
+            cause, step = f"there is no program {name} in the sandbox", "Name another one, or its whole path."
+        elif error.errno == errno.ENOTDIR:
+            cause, step = f"there is no folder {self._program.cwd} in the sandbox", "Name another one with --cwd."
+        else:
+            cause, step = f"{name} can't be run in the sandbox: {os.strerror(error.errno or 0)}", "See to its rights."
+        return VisitRefused(cause, step, self.exit_code)
+
+    async def _print(self, process: RunningProcess) -> None:
+        while piece := await process.read():
+            stream, data = piece
+            self.bytes_out += len(data)
+            await self._line.send(frames.DATA, stream, data)
+        self.exit_code = process.exit_code
+
+    async def _listen(self) -> None:
+        """Whatever the program does: a visitor that leaves is noticed, and so is the size of its terminal."""
+        while True:
+            kind, channel, payload = await self._line.frame()
+            if kind == frames.DATA and channel == 0 and payload and len(payload) <= self._window:
+                self._window -= len(payload)
+                self._input.put_nowait(payload)
+            elif kind == frames.END and channel == 0:
+                self._input.put_nowait(None)
+            elif kind == frames.OPEN:
+                await self._control(payload)
+            else:
+                raise VisitorGone("the visitor sent what it may not")
+
+    async def _control(self, payload: bytes) -> None:
+        try:
+            control = Control.model_validate_json(payload)
+        except ValueError as error:
+            raise VisitorGone("the visitor sent what it may not") from error
+        if control.resize:
+            await self._guest.resize(self._program.process_id, *control.resize)
+        if control.signal:
+            await self._guest.signal(self._program.process_id, control.signal)
+
+    async def _feed(self, process: RunningProcess) -> None:
+        while data := await self._input.get():
+            await process.write(data)
+            self._window += len(data)
+            await self._line.send(frames.CREDIT, 0, frames.CREDIT_PAYLOAD.pack(len(data)))
+        await process.write(b"", last=True)
+        await asyncio.Event().wait()
+
+
+# --- forwards -------------------------------------------------------------------------------------------------------
+
+
+async def _forward(sandbox: Sandbox, request: Forward, line: Line) -> None:
+    forward_id = f"fwd-{secrets.token_hex(8)}"
+    async with sandbox.visit(fold.OpenForward(forward_id=forward_id, port=request.port)):
+        began = time.monotonic()
+        forward = sandbox.visits.forwards[forward_id] = OpenForward(request.port)
+        try:
+            await line.tell(forward_id=forward_id)
+            while True:
+                await line.frame()  # it says nothing: this ends with the connection
+        finally:
+            del sandbox.visits.forwards[forward_id]
+            for task in forward.connections:
+                task.cancel()
+            if forward.connections:
+                await asyncio.wait(forward.connections)
+            await sandbox.record_visit(
+                fold.CloseForward(
+                    forward_id=forward_id,
+                    seconds=round(time.monotonic() - began, 6),
+                    bytes_in=forward.bytes_in,
+                    bytes_out=forward.bytes_out,
+                )
+            )
+
+
+async def _connect(sandbox: Sandbox, request: Connect, line: Line) -> None:
+    forward = sandbox.visits.forwards.get(request.forward_id)
+    if forward is None:
+        raise VisitRefused("the forward is closed")
+    task = asyncio.current_task()
+    assert task is not None
+    forward.connections.add(task)
+    try:
+        async with (
+            sandbox.visits.connections,
+            sandbox.visit() as machine,
+            machine.guest.connect(forward.port) as stream,
+        ):
+            await line.tell()
+            await _carry(stream, line, forward)
+    except OSError as error:
+        step = f"Start what is to listen there, on 127.0.0.1 or on all addresses, at port {forward.port}."
+        raise VisitRefused(
+            f"port {forward.port} of {sandbox.sandbox_id} can't be reached: {os.strerror(error.errno or 0)}", step
+        ) from error
+    finally:
+        forward.connections.discard(task)
+
+
+async def _carry(stream: ByteStream, line: Line, forward: OpenForward) -> None:
+    """Bytes both ways, until both ends have said all."""
+
+    async def inwards() -> None:
+        try:
+            while data := await line.reader.read(_READ_BYTES):
+                forward.bytes_in += len(data)
+                await stream.send(data)
+        except OSError as error:
+            raise VisitorGone(str(error)) from error
+        await stream.send(b"", last=True)
+
+    async def outwards() -> None:
+        while data := await stream.receive():
+            forward.bytes_out += len(data)
+            await line.send_raw(data)
+        with contextlib.suppress(OSError):
+            line.writer.write_eof()
+
+    both = [asyncio.create_task(inwards()), asyncio.create_task(outwards())]
+    try:
+        await asyncio.gather(*both)
+    finally:
+        for task in both:
+            task.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
+
+
+# --- copies ---------------------------------------------------------------------------------------------------------
+
+
+def _failed(path: str, error: OSError) -> VisitRefused:
+    if error.errno == errno.EISDIR:
+        return VisitRefused(f"{path} in the sandbox is a folder", "Copy a folder with -r, to where there is no file.")
+    return VisitRefused(
+        f"{path} in the sandbox: {os.strerror(error.errno or 0)}", "See what is there with `hourglass exec`."
+    )
+
+
+async def _copy_out(sandbox: Sandbox, request: CopyOut, line: Line) -> None:
+    tree = _Tree(request.max_bytes)
+    async with sandbox.visit(copies=True) as machine:
+        try:
+            async with machine.guest.pack(request.path, recursive=request.recursive) as stream:
+                data = await _soon(stream)
+                await line.tell()
+                while data:
+                    for frame in tree.judged(data):
+                        await line.send(*frame)
+                    data = await _soon(stream)
+                tree.finished()
+        except OSError as error:
+            raise _failed(request.path, error) from error
+        await sandbox.record_visit(fold.RecordCopy(path=request.path, direction="out", size=tree.bytes))
+    await line.conclude(bytes=tree.bytes, files=tree.files)
+
+
+async def _copy_in(sandbox: Sandbox, request: CopyIn, line: Line) -> None:
+    size = files = 0
+    async with sandbox.visit(copies=True) as machine:
+        try:
+            async with machine.guest.unpack(request.path, request.name) as stream:
+                await line.tell()
+                while True:
+                    kind, _, payload = await line.frame()
+                    if kind not in (frames.OPEN, frames.DATA, frames.END):
+                        raise VisitorGone("the visitor gave it up")
+                    files += kind == frames.OPEN and trees.parse(payload)[0] == trees.FILE
+                    size += len(payload) if kind == frames.DATA else 0
+                    await stream.send(frames.encode(kind, frames.CONTROL, payload), last=kind == frames.END)
+                    if kind == frames.END:
+                        break
+                said = bytearray()
+                while data := await _soon(stream):
+                    said += data
+                    if len(said) > 2 * frames.MAX_PAYLOAD:
+                        raise GuestProtocolError("the guest agent says too much of where a tree went")
+                parsed(Unpacked, said, "the end of a copy")
+        except OSError as error:
+            raise _failed(request.path, error) from error
+        except ValueError as error:
+            raise VisitorGone("the visitor sent no tree") from error
+        await sandbox.record_visit(fold.RecordCopy(path=request.path, direction="in", size=size))
+    await line.conclude(bytes=size, files=files)
+
+
+async def _soon(stream: ByteStream) -> bytes:
+    """What comes next; a guest that stands still is given up."""
+    try:
+        async with asyncio.timeout(REQUEST_S):
+            return await stream.receive()
+    except TimeoutError:
+        raise GuestProtocolError(f"a copy stood still for {REQUEST_S:g} s") from None
+
+
+class _Tree:
+    """Judges a tree that a guest sends: its frames, and how much it is."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.bytes = 0
+        self.files = 0
+        self._max_bytes = max_bytes
+        self._entries = 0
+        self._decoder = frames.Decoder()
+        self._complete = False
+
+    def judged(self, data: bytes) -> list[frames.Frame]:
+        """The frames that a visitor is to have; its end is told otherwise. Raises `GuestProtocolError`."""
+        try:
+            found = self._decoder.feed(data)
+        except frames.FrameError as error:
+            raise GuestProtocolError("the guest agent sent no tree") from error
+        return [frame for frame in found if self._is_part(frame)]
+
+    def _is_part(self, frame: frames.Frame) -> bool:
+        if self._complete or frame.channel != frames.CONTROL:
+            raise GuestProtocolError("the guest agent sent no tree")
+        if frame.kind == frames.DATA and self._entries:
+            self.bytes += len(frame.payload)
+            if self.bytes > self._max_bytes:
+                raise VisitRefused(f"it is more than {self._max_bytes:,} bytes", "Allow more with --max-bytes.")
+        elif frame.kind == frames.OPEN:
+            self._begin(frame.payload)
+        elif frame.kind == frames.END:
+            self._complete = True
+            return False
+        else:
+            raise GuestProtocolError("the guest agent sent no tree")
+        return True
+
+    def _begin(self, payload: bytes) -> None:
+        try:
+            kind, _, path = trees.parse(payload)
+            names = trees.check_path(path)
+        except (ValueError, RecursionError) as error:
+            raise GuestProtocolError(f"the guest agent sent a bad entry: {error}") from error
+        if bool(names) != bool(self._entries):
+            raise GuestProtocolError("the guest agent sent a tree that does not begin with itself")
+        self._entries += 1
+        self.files += kind == trees.FILE
+        if self._entries > ENTRIES_MAX:
+            raise VisitRefused(
+                f"it is more than {ENTRIES_MAX:,} files and folders", "Copy it in parts, or as an archive."
+            )
+
+    def finished(self) -> None:
+        """Raises `GuestProtocolError` where it has no end."""
+        if not self._complete or self._decoder.pending:
+            raise GuestProtocolError("the guest agent sent a tree that has no end")
