@@ -1,7 +1,7 @@
 """What people do in a sandbox beside the agent's calls: events of the stream `sandbox-<id>`.
 
-The ids are made by the host, one for each process and each forward. An end is recorded by whoever finds it, so one that a host's death cut short is ended by
-the next host, with what is still known of it.
+The ids are made by the host, one for each process and each forward. An end is recorded by whoever finds it, so one that
+a host's death cut short is ended by the next host, with what is still known of it.
 """
 
 from __future__ import annotations

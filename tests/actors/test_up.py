@@ -29,7 +29,7 @@ def test_sessions_are_served_in_both_isolations(installed: Installed, isolation:
         sessions = [installed.session(recording) for recording in ("fix-the-bug", "tidy-the-logs")]
         streams = [f"session-{session_id}" for session_id in sessions]
         installed.wait_for(streams[0], "session.attached")
-        actors = ray_actors()
+        actors = ray_actors(installed)
         for stream in streams:
             installed.wait_for(stream, "session.released")
         copied = installed.command("cp", f"{sessions[0]}:/workspace/durations.py", str(tmp_path / "copy.py"))
@@ -53,11 +53,17 @@ def test_sessions_are_served_in_both_isolations(installed: Installed, isolation:
     assert installed.environment.key not in (installed.home.parent / "up.log").read_text()
 
 
-def ray_actors() -> set[str]:
+def ray_actors(installed: Installed) -> set[str]:
     """Class names of the living actors, as `ray list actors` has them."""
     listed = subprocess.run(
         [HOURGLASS.with_name("ray"), "list", "actors", "--filter", "state=ALIVE", "--format", "json"],
-        env={**os.environ, "RAY_AUTH_MODE": "token"},
+        # There may be another Ray on this machine.
+        env={
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_ADDRESS": (installed.home / "ray-address").read_text(),
+        },
         capture_output=True,
         text=True,
         check=False,
