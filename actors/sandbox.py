@@ -130,21 +130,21 @@ class Sandbox:
         By policy alone, one that has visitors is left as it is; they are sent away where the service stops. Raises
         `SandboxBusy`, and `SandboxFailed` where there is nothing to suspend, or it could not be: it goes on as it was.
         """
-        if reason in ("idle", "pressure") and self.visits:
-            raise SandboxBusy(f"sandbox {self.sandbox_id} has visitors")
         if reason == "shutdown":
             await self.end_visits()
-        async with self._alone(force):
+        async with self._alone(force, by_policy=reason in ("idle", "pressure")):
             await self._life.suspend(reason)
 
     @asynccontextmanager
-    async def _alone(self, force: bool) -> AsyncIterator[None]:
-        """Nothing runs in it, and nothing begins."""
+    async def _alone(self, force: bool, *, by_policy: bool = False) -> AsyncIterator[None]:
+        """Nothing runs in it, and nothing begins. Raises `SandboxBusy` where a policy would wait for visitors."""
         if force:
             for call in self.state.open_calls:
                 await self.interrupt(call.tool_use_id, "user")
             await self.visits.end_all()
         while True:
+            if by_policy and self.visits:
+                raise SandboxBusy(f"sandbox {self.sandbox_id} has visitors")
             # Without the turn of the calls: an agent must not wait for a person's shell.
             await self.visits.wait_none()
             async with self._call_turn, self._life.turn:

@@ -257,7 +257,7 @@ def _failed(path: str, error: OSError) -> VisitRefused:
 
 
 async def _copy_out(sandbox: Sandbox, request: CopyOut, line: Line) -> None:
-    tree = _Tree(request.max_bytes)
+    tree = Judge(request.max_bytes)
     async with sandbox.visit(copies=True) as machine:
         try:
             async with machine.guest.pack(request.path, recursive=request.recursive) as stream:
@@ -312,7 +312,7 @@ async def _soon(stream: ByteStream) -> bytes:
         raise GuestProtocolError(f"a copy stood still for {REQUEST_S:g} s") from None
 
 
-class _Tree:
+class Judge:
     """Judges a tree that a guest sends: its frames, and how much it is."""
 
     def __init__(self, max_bytes: int) -> None:
@@ -321,6 +321,7 @@ class _Tree:
         self._max_bytes = max_bytes
         self._entries = 0
         self._decoder = frames.Decoder()
+        self._in_file = False
         self._complete = False
 
     def judged(self, data: bytes) -> list[frames.Frame]:
@@ -334,7 +335,7 @@ class _Tree:
     def _is_part(self, frame: frames.Frame) -> bool:
         if self._complete or frame.channel != frames.CONTROL:
             raise GuestProtocolError("the guest agent sent no tree")
-        if frame.kind == frames.DATA and self._entries:
+        if frame.kind == frames.DATA and self._in_file:
             self.bytes += len(frame.payload)
             if self.bytes > self._max_bytes:
                 raise VisitRefused(f"it is more than {self._max_bytes:,} bytes", "Allow more with --max-bytes.")
@@ -356,7 +357,8 @@ class _Tree:
         if bool(names) != bool(self._entries):
             raise GuestProtocolError("the guest agent sent a tree that does not begin with itself")
         self._entries += 1
-        self.files += kind == trees.FILE
+        self._in_file = kind == trees.FILE
+        self.files += self._in_file
         if self._entries > ENTRIES_MAX:
             raise VisitRefused(
                 f"it is more than {ENTRIES_MAX:,} files and folders", "Copy it in parts, or as an archive."

@@ -61,7 +61,7 @@ def _no_nul(text: str) -> str:
     return text
 
 
-_Text = Annotated[str, Field(max_length=REQUEST_MAX), AfterValidator(_no_nul)]
+_Text = Annotated[str, AfterValidator(_no_nul)]
 _Path = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_no_nul)]
 _Id = Annotated[str, Field(max_length=100)]
 _Port = Annotated[int, Field(ge=1, le=65535)]

@@ -7,16 +7,19 @@ import os
 import signal
 import subprocess
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from actors.settings import Settings
+from actors.visits.copying import copy_in, copy_out
+from actors.visits.programs import execute
+from actors.visits.wire import VisitRefused
 from tests.service import HOURGLASS
 from tests.terminal import in_terminal
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.service import Installed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -40,7 +43,10 @@ def test_a_person_goes_into_a_sandbox(installed: Installed, isolation: str, tmp_
         programs_run(installed, sandbox)
         a_shell_is_a_real_terminal(installed, sandbox)
         a_port_is_reached(installed, sandbox)
-        files_are_copied(installed, sandbox, tmp_path)
+        if isolation == "host":
+            # From the door on all of this is the same.
+            files_are_copied(installed, sandbox, tmp_path)
+            refusals_are_clear(installed, sandbox, tmp_path)
         assert installed.json("top")[0]["visits"] == 0
         assert installed.kinds(f"sandbox-{sandbox}")[-1] in ("sandbox.frozen", "sandbox.file_copied")
     kinds = installed.kinds(f"sandbox-{sandbox}")
@@ -66,13 +72,12 @@ def programs_run(installed: Installed, sandbox: str) -> None:
         check=True,
     )
     assert given.stdout == b"3000000\n"
-    for arguments, code, said in (
-        (("no-such-program",), 127, "there is no program no-such-program"),
-        (("/etc/hostname",), 126, "can't be run in the sandbox: Permission denied"),
-    ):
-        done = installed.command("exec", sandbox, "--", *arguments)
-        assert done.returncode == code
-        assert said in done.stderr
+    done = installed.command("exec", sandbox, "--", "no-such-program")
+    assert (done.returncode, "there is no program no-such-program" in done.stderr) == (127, True)
+    with pytest.raises(VisitRefused, match="can't be run in the sandbox: Permission denied"):
+        execute(Settings(home=installed.home), sandbox, ["/etc/hostname"])
+    with pytest.raises(VisitRefused, match="there is no folder /nowhere in the sandbox"):
+        execute(Settings(home=installed.home), sandbox, ["true"], cwd="/nowhere")
     done = installed.command("exec", "nobody", "--", "true")
     assert (done.returncode, "names no session and no sandbox" in done.stderr) == (125, True)
     started = told(installed, sandbox, "sandbox.process_started")
@@ -83,7 +88,7 @@ def programs_run(installed: Installed, sandbox: str) -> None:
         "exec",
     )
     assert (ended[0].exit_code, ended[0].bytes_out) == (7, len("/workspace\nno\n"))
-    assert [one.exit_code for one in ended[-2:]] == [127, 126]
+    assert [one.exit_code for one in ended[-3:]] == [127, 126, 126]
     # Frozen again, as it was.
     kinds = installed.kinds(f"sandbox-{sandbox}")
     at = kinds.index("sandbox.process_started")
@@ -135,8 +140,8 @@ def a_shell_is_a_real_terminal(installed: Installed, sandbox: str) -> None:
         terminal.type("~.")
         assert terminal.wait() == 129
         assert terminal.modes == before
-    assert installed.command("exec", sandbox, "--", "pgrep", "sleep").returncode == 1
-    assert installed.command("exec", "-t", sandbox, "--", "true").returncode == 125
+    assert execute(Settings(home=installed.home), sandbox, ["pgrep", "sleep"]).exit_code == 1
+    assert "no terminal to lend" in installed.command("exec", "-t", sandbox, "--", "true").stderr
 
 
 def a_port_is_reached(installed: Installed, sandbox: str) -> None:
@@ -195,18 +200,53 @@ def files_are_copied(installed: Installed, sandbox: str, tmp_path: Path) -> None
     assert installed.command("cp", f"{sandbox}:/tmp/tree/deep/tool", str(tmp_path)).returncode == 0
     assert (tmp_path / "tool").read_text() == "#!/bin/sh\necho ran\n"
     assert installed.command("cp", f"{sandbox}:/tmp/tree/deep/tool", "-").stdout == "#!/bin/sh\necho ran\n"
-    for arguments, said in (
-        ((f"{sandbox}:/tmp/tree", str(tmp_path / "x")), "is a folder"),
-        ((f"{sandbox}:/tmp/nothing", str(tmp_path / "x")), "No such file or directory"),
-        ((f"{sandbox}:/tmp/tree/big", str(tmp_path / "x"), "--max-bytes", "1000"), "more than 1,000 bytes"),
-        ((f"{sandbox}:/tmp/tree/big", str(tmp_path / "no" / "x")), "No such file or directory"),
-        ((str(tmp_path / "nothing"), f"{sandbox}:/tmp"), "No such file or directory"),
-        ((str(tree / "big"), f"{sandbox}:/no/such/folder/x"), "No such file or directory"),
-    ):
-        done = installed.command("cp", *arguments)
-        assert done.returncode == 1, arguments
-        assert said in done.stderr, (arguments, done.stderr)
-    assert not (tmp_path / "x").exists()
-    assert not [name for name in os.listdir(tmp_path) if name.startswith(".hourglass")]
     copies = told(installed, sandbox, "sandbox.file_copied")
     assert [(one.direction, one.path) for one in copies[:2]] == [("in", "/tmp"), ("out", "/tmp/tree")]
+
+
+def refusals_are_clear(installed: Installed, sandbox: str, tmp_path: Path) -> None:
+    settings = Settings(home=installed.home)
+    tree, there = tmp_path / "tree", "/tmp/tree"
+
+    def out(path: str, to: Path, **options: Any) -> None:
+        copy_out(settings, sandbox, path, to, **options)
+
+    for refused, said in (
+        (lambda: out(there, tmp_path / "x"), "is a folder"),
+        (lambda: out("/tmp/nothing", tmp_path / "x"), "No such file or directory"),
+        (lambda: out(f"{there}/big", tmp_path / "x", max_bytes=1000), "more than 1,000 bytes"),
+        (lambda: out(f"{there}/big", tmp_path / "no" / "x"), "No such file or directory"),
+        (lambda: copy_in(settings, sandbox, tmp_path / "nothing", "/tmp"), "No such file or directory"),
+        (lambda: copy_in(settings, sandbox, tree, "/tmp/x"), "is a folder"),
+        (lambda: copy_in(settings, sandbox, tree / "big", "/no/such/folder/x"), "No such file or directory"),
+    ):
+        with pytest.raises(VisitRefused, match=said):
+            refused()
+    done = installed.command("cp", f"{sandbox}:/tmp/nothing", str(tmp_path / "x"))
+    assert done.returncode == 1
+    assert "/tmp/nothing in the sandbox: No such file or directory" in done.stderr
+    assert not (tmp_path / "x").exists()
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".hourglass")]
+
+
+def test_a_host_that_is_killed_ends_a_shell_and_the_next_one_records_it(installed: Installed) -> None:
+    with installed.up():
+        sandbox = rested(installed)
+        with in_terminal([HOURGLASS, "shell", sandbox], installed.variables, rows=24, columns=80) as terminal:
+            before = terminal.modes
+            terminal.until("# ")
+            terminal.type("sleep 600\r")
+            terminal.until("600")
+            host = int(installed.history(f"sandbox-{sandbox}")[-1].metadata["pid"])
+            os.kill(host, signal.SIGKILL)
+            assert terminal.wait() == 1
+            terminal.until("the service ended the visit")
+            assert terminal.modes == before
+        # Ray has started another host, whose door is asked for through Ray.
+        done = installed.command("exec", sandbox, "--", "sh", "-c", "sleep 1.2; pgrep -c sleep")
+        assert (done.returncode, done.stdout) == (1, "0\n"), done.stderr
+        events = installed.wait_for(f"sandbox-{sandbox}", "sandbox.process_ended", count=2)
+        first, second = told(installed, sandbox, "sandbox.process_ended")
+        assert (first.exit_code, second.exit_code) == (None, 1)
+        assert first.seconds > 0
+        assert int(events[0].metadata["pid"]) != host

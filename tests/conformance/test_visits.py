@@ -120,8 +120,10 @@ async def test_a_program_is_hung_up_when_its_channel_goes(machine: GvisorMachine
 
 
 async def test_what_a_program_leaves_behind_goes_on(machine: GvisorMachine) -> None:
-    assert await ran(machine, script("(sleep 2; touch /tmp/later) & echo left")) == (0, b"left\n", b"")
-    async with machine.guest.process(script("while [ ! -e /tmp/later ]; do sleep 0.02; done; echo there")) as process:
+    waits = "(while [ ! -e /tmp/go ]; do sleep 0.02; done; touch /tmp/later) & echo left"
+    assert await ran(machine, script(waits)) == (0, b"left\n", b"")
+    asked = script("touch /tmp/go; while [ ! -e /tmp/later ]; do sleep 0.02; done; echo there")
+    async with machine.guest.process(asked) as process:
         await until(process, b"there")
 
 
