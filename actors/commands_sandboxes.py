@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.live import Live
 
-from events.console import clean, console, print_json, say, table
+from events.console import console, print_json, say
 
 if TYPE_CHECKING:
     from actors.settings import Settings
@@ -85,46 +85,36 @@ def kill(target: _Target, config: _Config = None, home: _Home = None, as_json: _
 
 
 def top(
-    once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Look once, and end; so it is where nobody watches a terminal.")
+    ] = False,
     config: _Config = None,
     home: _Home = None,
     as_json: _Json = False,
 ) -> None:
-    """Show the sandboxes that the service holds, and what they use, as it changes."""
+    """Show the sandboxes that the service holds, and what they use, as it changes; the busiest first."""
     import time
 
-    if once or as_json:
+    from actors.top import Top
+
+    if once or as_json or not console().is_terminal:
         views = _operate(config, home, "sandboxes")
         if as_json:
             print_json(views)
         else:
-            console().print(_views(views))
+            console().print(Top().draw(views))
         return
+    settings = load_settings(config, home)  # before anything imports Ray
     from actors.service import asking
 
-    with asking(load_settings(config, home)) as ask, Live(console=console(), auto_refresh=False) as live:
+    with asking(settings) as ask, Live(console=console(), auto_refresh=False) as live:
+        shown = Top()
         try:
             while True:
-                live.update(_views(ask("sandboxes")), refresh=True)
+                live.update(shown.draw(ask("sandboxes")), refresh=True)
                 time.sleep(_TOP_S)
         except KeyboardInterrupt:
             return
-
-
-def _views(views: list[dict[str, Any]]) -> Any:
-    rows = [
-        (
-            clean(one["sandbox_id"]),
-            one["phase"] + (", a call runs" if one["busy"] else "") + (", visited" if one["visits"] else ""),
-            clean(one["session_id"]),
-            clean(one["parent"]),
-            f"{one['calls']:,}",
-            "" if one["cpu_seconds"] is None else f"{one['cpu_seconds']:.2f} s",
-            "" if one["memory_bytes"] is None else f"{one['memory_bytes'] / 1024**2:.0f} MiB",
-        )
-        for one in sorted(views, key=lambda one: str(one["sandbox_id"]))
-    ]
-    return table(["sandbox", "phase", "session", "fork of", ">calls", ">cpu", ">memory"], rows)
 
 
 def load_settings(config: Path | None, home: Path | None) -> Settings:

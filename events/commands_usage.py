@@ -18,24 +18,29 @@ if TYPE_CHECKING:
     from events.usage import SandboxUsage
 
 _STREAM = "sandbox-"
-_FIGURES = (">running", ">frozen", ">on disk", ">CPU", ">memory", ">calls", ">snapshots")
+_FIGURES = (">running", ">frozen", ">on disk", ">CPU time", ">most memory", ">calls", ">snapshots")
 
 
 def usage(
-    target: Annotated[str | None, typer.Argument(help="A session or a sandbox; default: all.")] = None,
+    target: Annotated[
+        str | None, typer.Argument(help="A session's or a sandbox's id, or a beginning of it; default: all.")
+    ] = None,
     home: Home = None,
     log: LogFile = None,
     as_json: AsJson = False,
     sessions: Annotated[bool, typer.Option("--sessions", help="One row for each session.")] = False,
 ) -> None:
-    """Show what each sandbox has used: time running, frozen and on disk, CPU, memory, snapshots."""
+    """Show what each sandbox has used: time running, frozen and on disk, CPU, memory, snapshots.
+
+    CPU and memory of a machine are counted whenever it rests or ends; `hourglass top` shows what they are now.
+    """
     path = log_path(home, log)
     now_us = time.time_ns() // 1000
     with SqliteLog(path, read_only=True) as opened:
         streams = [stream for stream in opened.streams() if stream.startswith(_STREAM)]
         found = [usage_of(stream.removeprefix(_STREAM), opened.read(stream), now_us) for stream in streams]
     if target is not None:
-        found = [one for one in found if target in (one.sandbox_id, one.session_id)]
+        found = _named(found, target)
         if not found:
             raise NothingThere(path=path, what=f"sandbox or session {target}")
     total = Usage()
@@ -58,6 +63,12 @@ def usage(
         )
 
 
+def _named(found: list[SandboxUsage], target: str) -> list[SandboxUsage]:
+    """Those whose id, or whose session's, is the target; else those where it begins so."""
+    exact = [one for one in found if target in (one.sandbox_id, one.session_id)]
+    return exact or [one for one in found if one.sandbox_id.startswith(target) or one.session_id.startswith(target)]
+
+
 def _as_json(one: SandboxUsage) -> dict[str, object]:
     return {
         "sandbox_id": one.sandbox_id,
@@ -73,11 +84,11 @@ def _row(one: SandboxUsage) -> tuple[object, ...]:
 
 def _figures(used: Usage) -> tuple[object, ...]:
     return (
-        duration(used.seconds_running),
-        duration(used.seconds_frozen),
-        duration(used.seconds_suspended),
-        duration(used.cpu_seconds),
-        size(used.memory_high_bytes),
-        used.tool_calls,
-        f"{used.snapshots} ({size(used.snapshot_bytes)})",
+        duration(used.seconds_running or None),
+        duration(used.seconds_frozen or None),
+        duration(used.seconds_suspended or None),
+        duration(used.cpu_seconds or None),
+        size(used.memory_high_bytes or None),
+        f"{used.tool_calls:,}",
+        f"{used.snapshots} ({size(used.snapshot_bytes)})" if used.snapshots else "",
     )

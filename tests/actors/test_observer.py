@@ -1,8 +1,13 @@
-"""Metrics and traces of a real `hourglass up`: scraped, and exported to a collector."""
+"""A real `hourglass up`, watched: metrics are scraped, traces exported to a collector, `top` runs in a terminal."""
 
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
+import signal
+import subprocess
 import threading
 import time
 import urllib.request
@@ -15,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from actors.trace import TRACE_ID
 from tests.actors.test_metrics import figures
+from tests.service import HOURGLASS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,6 +83,7 @@ def test_a_service_is_scraped_and_traced(installed: Installed, monkeypatch: pyte
             session_id = installed.session("fix-the-bug")
             installed.wait_for(f"session-{session_id}", "session.released")
             calls = len(installed.results(session_id))
+            assert installed.sandbox_of(session_id).removeprefix("sandbox-") in watched_top(installed)
             found = scrape_until(ours, lambda now: now.get('hourglass_claims_ended_total{how="idle"}') == 1)
             live = scrape_until(ours, lambda now: now.get('hourglass_up{part="controller"}') == 1)
             through_ray = scrape_until(
@@ -98,6 +105,28 @@ def test_a_service_is_scraped_and_traced(installed: Installed, monkeypatch: pyte
         (ours,) = installed.said["metrics"]
         again = scrape_until(ours, lambda now: now.get('hourglass_sandboxes{phase="suspended"}') == 1)
     assert sum(value for name, value in again.items() if name.startswith("hourglass_tool_calls_total")) == calls
+
+
+def watched_top(installed: Installed) -> str:
+    """What `hourglass top` draws in a terminal until it has looked twice, and Ctrl-C ends it."""
+    ours, theirs = pty.openpty()
+    variables = installed.variables | {"TERM": "xterm", "COLUMNS": "200"}
+    process = subprocess.Popen(
+        [HOURGLASS, "top"], env=variables, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    drawn = b""
+    try:
+        while b"of a CPU" not in drawn:
+            assert select.select([ours], [], [], _WAIT_S)[0], drawn
+            drawn += os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(_WAIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    return drawn.decode()
 
 
 def check_spans(installed: Installed, session_id: str, exported: list[Any], calls: int) -> None:

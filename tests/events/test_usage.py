@@ -140,6 +140,29 @@ def test_the_command_reads_the_file_alone(tmp_path: Path, target: str | None) ->
     assert "sandbox" not in in_sessions
 
 
+def test_a_target_may_be_the_beginning_of_an_id(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path / "log.db") as log:
+        for name, session_id in (("ab", "sesn_1"), ("abc", "sesn_2"), ("b", "sesn_12")):
+            made = CREATED.model_copy(update={"session_id": session_id})
+            log.append(f"sandbox-{name}", new_events(name, [made]), expected=0)
+
+    def named(target: str) -> list[str]:
+        told = CliRunner().invoke(build(), ["usage", target, "--home", str(tmp_path), "--json"])
+        return [one["sandbox_id"] for one in json.loads(told.stdout)["sandboxes"]]
+
+    assert named("a") == ["ab", "abc"]
+    # A whole id is meant as one, whatever else begins so.
+    assert named("ab") == named("sesn_1") == ["ab"]
+    assert named("sesn") == ["ab", "abc", "b"]
+
+
+def test_what_was_not_used_is_left_empty(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path / "log.db") as log:
+        log.append("sandbox-x", new_events("c", [CREATED]), expected=0)
+    shown = CliRunner().invoke(build(), ["usage", "--home", str(tmp_path)]).stdout.splitlines()
+    assert shown[1].split() == ["x", "created", "s", "0"]
+
+
 def test_an_unknown_target_is_an_error(tmp_path: Path) -> None:
     SqliteLog(tmp_path / "log.db").close()
     result = CliRunner().invoke(build(), ["usage", "nobody", "--home", str(tmp_path)])
