@@ -54,11 +54,10 @@ class Images:
 
     def seal(self, fresh: Path) -> dict[str, FileRecord]:
         """Make the files of an image durable; the size and digest of each. Its guest may run on meanwhile."""
-        paths = sorted((fresh / IMAGE).iterdir())
-        # Digests need a CPU and durability a disk, so both go on at once; one thread for the disk, since btrfs lets
-        # those wait for each other that sync at the same time.
-        with ThreadPoolExecutor(max_workers=1) as disk:
-            durable = [disk.submit(_sync, path) for path in (*paths, fresh / IMAGE)]
+        paths = sorted((fresh / IMAGE).iterdir(), key=lambda path: path.stat().st_size)
+        # Digests need a CPU and durability a disk, and the small files need not wait for the large one.
+        with ThreadPoolExecutor(max_workers=2) as disk:
+            durable = [disk.submit(_sync, *paths[-1:]), disk.submit(_sync, *paths[:-1], fresh / IMAGE)]
             found = {path.name: _digest(path) for path in paths}
             for one in durable:
                 one.result()
@@ -190,12 +189,13 @@ def _checked(snapshot_id: str) -> str:
     return snapshot_id
 
 
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _sync(*paths: Path) -> None:
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _digest(path: Path) -> FileRecord:

@@ -148,6 +148,9 @@ def end_machine(folder: MachineFolder, machine_id: str) -> None:
         cgroups.thaw(machine_id)
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        # What the supervisor is about to do: the kernel takes a while to end them, and it is begun sooner.
+        for pid in cgroups.processes(machine_id):
+            cgroups.end_process(pid)
         if not _wait_readable(pidfd, _KILL_SECONDS):
             _log.warning("supervisor does not end sandbox=%s machine=%s", folder.sandbox_id, machine_id)
             with contextlib.suppress(ProcessLookupError):
