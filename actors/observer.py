@@ -85,16 +85,23 @@ class Observer:
         if not self._takers:
             return
         try:
+            self._log = SqliteLog(self._path, read_only=True)
+            self._put("hourglass_up", 1.0, part="observer")
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._follow(), name="follow the log")
+                tasks.create_task(self._follow(self._log), name="follow the log")
                 if self._metrics is not None:
                     tasks.create_task(self._tick(self._metrics, host, controller), name="ask the actors")
         except* (HourglassError, OSError) as errors:
             for error in errors.exceptions:
-                log.warning("metrics and traces end here, the service goes on: %s", error)
-        except* Exception:
+                self._broke(str(error))
+        except* Exception as errors:
             # A bug in what only looks on must not end what it looks at.
-            log.exception("metrics and traces end here, the service goes on")
+            self._broke("a bug", errors)
+
+    def _broke(self, why: str, error: BaseException | None = None) -> None:
+        """Say so, there too where somebody would else take old figures for new ones."""
+        log.warning("metrics and traces end here, the service goes on: %s", why, exc_info=error)
+        self._put("hourglass_up", 0.0, part="observer")
 
     async def finish(self) -> None:
         """Take what the log has by now, and let go of everything. Once, after `run` was cancelled."""
@@ -115,9 +122,8 @@ class Observer:
         if self._prometheus is not None:
             self._prometheus.close()
 
-    async def _follow(self) -> None:
-        self._log = SqliteLog(self._path, read_only=True)
-        async for event in self._log.subscribe_async():
+    async def _follow(self, followed: SqliteLog) -> None:
+        async for event in followed.subscribe_async():
             if not isinstance(event, CaughtUp):
                 self._take(event)
             elif self._metrics is not None:

@@ -5,8 +5,10 @@ Off, and nothing of OpenTelemetry is imported, unless one of them asks for trace
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
+import threading
 from dataclasses import dataclass
 from importlib.metadata import entry_points, version
 from typing import TYPE_CHECKING, Any
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import SpanContext
 
+log = logging.getLogger(__name__)
+
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 _GROUP = "opentelemetry_traces_exporter"
-_FLUSH_MS = 5_000
+_CLOSE_S = 5.0
 
 
 @dataclass(eq=False)
@@ -90,9 +94,12 @@ class Traces:
         self._ids.context = context
 
     def close(self) -> None:
-        """Export what is left, for some seconds at most."""
-        self._provider.force_flush(_FLUSH_MS)
-        self._provider.shutdown()
+        """Export what is left, for some seconds at most: a collector that does not answer must not hold up a stop."""
+        closing = threading.Thread(target=self._provider.shutdown, name="last traces", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)
+        if closing.is_alive():
+            log.warning("the collector did not take the last traces within %.0f s, they are lost", _CLOSE_S)
 
 
 def open_traces() -> Traces | None:

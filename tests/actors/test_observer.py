@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -18,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from actors.observer import Observer
+from actors.settings import Settings
 from actors.trace import TRACE_ID
 from tests.actors.test_metrics import figures
 from tests.service import HOURGLASS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.service import Installed
 
@@ -94,7 +98,7 @@ def test_a_service_is_scraped_and_traced(installed: Installed, monkeypatch: pyte
     assert sum(value for name, value in found.items() if name.startswith("hourglass_tool_calls_total")) == calls > 3
     assert found['hourglass_machine_seconds_count{operation="start"}'] == 1
     assert found['hourglass_sandboxes{phase="frozen"}'] == 1
-    assert live['hourglass_up{part="host"}'] == 1
+    assert live['hourglass_up{part="host"}'] == live['hourglass_up{part="observer"}'] == 1
     # Whatever Ray shows beside, it shows the very figures.
     ray_calls = [value for name, value in through_ray.items() if name.startswith("ray_hourglass_tool_calls_total")]
     assert sum(ray_calls) == calls
@@ -147,6 +151,18 @@ def check_spans(installed: Installed, session_id: str, exported: list[Any], call
     assert sum(name.startswith("execute_tool ") for name in names) == calls
     assert sum(name.startswith("run ") for name in names) == calls
     assert {"attach", "machine start", "machine snapshot", "machine suspend"} <= set(names)
+
+
+async def test_figures_of_a_log_that_can_not_be_read_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    observer = Observer(Settings(home=tmp_path, metrics_port=0))
+    try:
+        await observer.run(None, None)
+        found = await asyncio.to_thread(scrape_until, observer.addresses[0], bool)
+        assert found['hourglass_up{part="observer"}'] == 0
+    finally:
+        await observer.finish()
+    assert "the service goes on" in caplog.text
+    assert "log.db" in caplog.text
 
 
 def test_traces_that_can_not_be_exported_end_it_before_ray_starts(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from actors import trace
+from actors import trace, tracing
 from actors.journal import LocalJournal
 from actors.spans import Spans
 from actors.trace import TRACE_ID, TracedJournal, trace_id_of
@@ -202,3 +203,18 @@ def test_headers_are_not_inherited_by_what_is_started(monkeypatch: pytest.Monkey
     assert traces is not None
     assert "OTEL_EXPORTER_OTLP_HEADERS" not in os.environ
     traces.close()
+
+
+def test_a_collector_that_does_not_answer_holds_up_nobody(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracing, "_CLOSE_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        traces = open_traces()
+        assert traces is not None
+        spans = Spans(traces, 0)
+        for event in tell(log):
+            spans.take(event)
+        traces.close()
+    assert "they are lost" in caplog.text
