@@ -220,7 +220,10 @@ def _pause_and_fork(run: Demo, local: LocalHourglass, errand: Errand) -> str:
     """To disk and back, then forks of it, one of which is kept; the id of that one."""
     run.title("To disk with its memory and processes, and back; then three forks of it, one of them kept")
     session_id = str(errand.session_id)
-    for command in (("pause", session_id), ("resume", session_id), ("fork", session_id, "-n", str(_FORKS))):
+    # What the agent serves in the background is another process of the sandbox: it was on disk as well.
+    page = ("exec", session_id, "--", "curl", "-s", "http://127.0.0.1:8000/")
+    fork = ("fork", session_id, "-n", str(_FORKS))
+    for command in (("pause", session_id), ("resume", session_id), page, fork):
         said = _command(run, local, *command)
         run.screen.print(Padding(Text("\n".join(map(clean, said.strip().splitlines()))), (0, 2)))
     kept = said.split()[0]
