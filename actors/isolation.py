@@ -16,6 +16,7 @@ from actors.claim import Outcome
 from actors.life import SandboxContext
 from actors.machines.drivers import make_driver
 from actors.machines.protocol import MachineSpec
+from actors.pace import Pace
 from actors.sandbox import Sandbox
 from actors.session import Session
 from actors.tries import TryLimits
@@ -111,6 +112,7 @@ def sandbox_context(placement: Placement, journal: Journal, driver: Driver, door
         template=settings.template,
         limits=settings.limits,
         start_slots=asyncio.Semaphore(max(1, os.cpu_count() or 1)),
+        pace=Pace(2 * max(1, os.cpu_count() or 1)),
         metadata=placement.metadata,
         door=door,
         freeze=settings.freeze,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from actors.journal import Journal
     from actors.machines.protocol import Driver, Machine, Taken
+    from actors.pace import Pace
     from actors.visits.door import Door
     from events.types import Limits
 
@@ -47,6 +48,8 @@ class SandboxContext:
     limits: Limits
     start_slots: asyncio.Semaphore
     """How many machines start at once: more would only slow each other down."""
+    pace: Pace
+    """For calls that begin."""
     metadata: Mapping[str, str]
     door: Door
     """Where visitors come in."""

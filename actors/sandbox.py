@@ -226,15 +226,16 @@ class Sandbox:
             known = self.state.calls.get(call.tool_use_id)
             if known is not None and (outcome := recorded_outcome(known)) is not None:
                 return outcome
-            await self.start()
-            if known is not None and self.state.memory_lost:
-                return await self._interrupted(call, "host_lost", half_way(call.tool))
-            await self._execute_call(
-                call, "start", fold.StartCall(tool_use_id=call.tool_use_id, tool=call.tool, input=call.input)
-            )
-            if self.state.memory_lost and call.tool == "bash":
-                return await self._interrupted(call, "machine_lost", MEMORY_LOST)
-            return await self._run(call)
+            async with self._context.pace.begin():
+                await self.start()
+                if known is not None and self.state.memory_lost:
+                    return await self._interrupted(call, "host_lost", half_way(call.tool))
+                await self._execute_call(
+                    call, "start", fold.StartCall(tool_use_id=call.tool_use_id, tool=call.tool, input=call.input)
+                )
+                if self.state.memory_lost and call.tool == "bash":
+                    return await self._interrupted(call, "machine_lost", MEMORY_LOST)
+                return await self._run(call)
 
     async def begin_call(self, call: ToolCall, *, needs_memory: bool) -> CallOutcome | None:
         """Record that a call is served which runs elsewhere, in forks of this sandbox; the outcome that the log has.
