@@ -60,7 +60,7 @@ class HostGone(Exception):
 
 
 @dataclass(slots=True)
-class _Kept:
+class Kept:
     """A sandbox that has, or had, a machine on this node."""
 
     handle: SandboxHandle
@@ -82,7 +82,7 @@ class Host:
         placement = Placement(settings, node, self._epoch, self.metadata)
         self.actors = make_actors(placement, self.journal)
         self.actors.door.find = Operations(self).find
-        self.kept: dict[str, _Kept] = {}
+        self.kept: dict[str, Kept] = {}
         self.runs: dict[str, SessionRun] = {}
         self._cancelled: set[str] = set()
         self._serving: dict[str, str] = {}
@@ -319,7 +319,7 @@ class Host:
             kept = None
         if kept is None:
             handle = await self.actors.sandbox(sandbox_id, session_id)
-            kept = self.kept.setdefault(sandbox_id, _Kept(handle, time.monotonic()))
+            kept = self.kept.setdefault(sandbox_id, Kept(handle, time.monotonic()))
         return kept.handle
 
     async def drop(self, sandbox_id: str) -> None:

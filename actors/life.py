@@ -254,6 +254,15 @@ class Life:
         machine = self.machine
         if machine is None or self.state.phase is not fold.Phase.RUNNING:
             return
+        freezing = asyncio.create_task(self._freeze(machine, reason))
+        try:
+            await asyncio.shield(freezing)
+        except asyncio.CancelledError:
+            # Half of it is in a thread, which goes on: it would freeze a machine that was thawed meanwhile.
+            await asyncio.wait([freezing])
+            raise
+
+    async def _freeze(self, machine: Machine, reason: FreezeReason) -> None:
         used = await self.used(machine)
         try:
             await machine.freeze()

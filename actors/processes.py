@@ -301,7 +301,10 @@ class ProcessActors:
         self._placement = placement
         self._host = ray.get_runtime_context().current_actor
         self._driver = make_driver(placement.settings)
-        self.door = Door(placement.settings.home / FOLDER / HOST_DOOR)
+        doors = placement.settings.home / FOLDER
+        for left in doors.glob("*.sock"):
+            left.unlink()  # of the actors of a host before this one, which ended with it
+        self.door = Door(doors / HOST_DOOR)
 
     async def sandbox(self, sandbox_id: str, session_id: str) -> SandboxHandle:
         """See `Actors`."""

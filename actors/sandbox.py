@@ -409,6 +409,11 @@ class Sandbox:
                 await self._visit_failed(machine, error)
                 raise
 
+    @property
+    def turn(self) -> asyncio.Lock:
+        """Held while the machine is put to rest, snapshotted or brought back."""
+        return self._life.turn
+
     async def record_visit(self, told: End) -> None:
         """Record how a visit ended."""
         await record_end(self._entity, told)
@@ -437,6 +442,13 @@ class Sandbox:
         """An agent that broke the protocol is not to be spoken to again; under a call, the call sees to it."""
         if self._call_turn.locked():
             return
+        try:
+            await machine.guest.ping()
+            return  # It refused, as an agent of an older version may, and serves on.
+        except MachineGone:
+            return
+        except GuestProtocolError:
+            log.info("machine given up sandbox_id=%s %s", self.sandbox_id, error)
         async with self._life.turn:
             if self._life.machine is machine and self.state.phase is fold.Phase.RUNNING:
                 self._life.machine = None

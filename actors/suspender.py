@@ -14,7 +14,7 @@ from events.errors import HourglassError
 
 if TYPE_CHECKING:
     from actors.handle import SandboxHandle
-    from actors.host import Host
+    from actors.host import Host, Kept
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +59,10 @@ class Suspender:
             while len(host.kept.keys() | busy) >= allowed and idle:
                 kept = idle.pop(0)
                 try:
-                    if not await self.lay_down(kept.handle, "pressure"):
-                        continue
+                    await self._retire(kept, "pressure")
                 except (HourglassError, SandboxFailed, MachineError) as error:
                     log.warning("machine not stopped sandbox_id=%s %s", kept.handle.sandbox_id, error)
-                await host.drop(kept.handle.sandbox_id)
+                    await host.drop(kept.handle.sandbox_id)
             return len(host.kept.keys() | busy) < allowed
 
     async def run(self) -> None:
@@ -105,5 +104,11 @@ class Suspender:
                 kept_still = self._host.kept.get(sandbox_id)
                 if kept_still is None or sandbox_id in self._host.busy():
                     continue
-                if await self.lay_down(kept_still.handle, reason):
-                    await self._host.drop(sandbox_id)
+                await self._retire(kept_still, reason)
+
+    async def _retire(self, kept: Kept, reason: Literal["idle", "pressure"]) -> None:
+        """Lay a sandbox down and let go of it, unless a visitor came, or is on the way."""
+        used_at = kept.used_at
+        laid = await self.lay_down(kept.handle, reason)
+        if laid and not (await kept.handle.view())["visits"] and kept.used_at == used_at:
+            await self._host.drop(kept.handle.sandbox_id)

@@ -36,6 +36,8 @@ class Wire:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._decoder = frames.Decoder()
         self._waiting: list[frames.Frame] = []
+        self.deaf = False
+        """Whether the other end takes nothing any more."""
         try:
             with address(door) as place:
                 self.socket.connect(place)
@@ -64,16 +66,15 @@ class Wire:
         return answer
 
     def send(self, kind: int, channel: int, payload: bytes = b"") -> None:
-        """Send a frame. Raises `VisitRefused`."""
+        """Send a frame; see `send_raw`."""
         self.send_raw(frames.encode(kind, channel, payload))
 
     def send_raw(self, data: bytes) -> None:
-        """Send frames. Raises `VisitRefused`, with the reason where the other end gave one before it closed."""
+        """Send frames. Where the other end has closed, `deaf` is set: what it said last is still to be received."""
         try:
             self.socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
-            while True:
-                self.receive()
+            self.deaf = True
 
     def receive(self) -> frames.Frame:
         """The next frame; waits for it. Raises `VisitRefused` for a RESET, and where there is none."""

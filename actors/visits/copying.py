@@ -77,6 +77,8 @@ def copy_in(
             for frame in chain((first,), walk):
                 _count(frame, copied)
                 wire.send_raw(frame)
+                if wire.deaf:
+                    break
                 if on_bytes:
                     on_bytes(len(frame))
         except OSError as error:

@@ -12,6 +12,7 @@ import os
 import secrets
 import shlex
 import time
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from actors.guest import frames, trees
@@ -22,9 +23,10 @@ from actors.machines.visiting import Program
 from actors.visits.registry import OpenForward
 from actors.visits.wire import Connect, Control, CopyIn, CopyOut, Exec, Forward, VisitorGone, VisitRefused
 from events import sandbox as fold
+from events.errors import IllegalTransition
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine
     from typing import Any
 
     from actors.machines.protocol import Guest
@@ -66,6 +68,17 @@ async def _first(*jobs: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@asynccontextmanager
+async def _ended(sandbox: Sandbox, told: fold.EndProcess | fold.CloseForward) -> AsyncIterator[None]:
+    """Whoever is cut off while its beginning is recorded leaves it open, or not begun: end it where it is open."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(IllegalTransition):
+            await sandbox.record_visit(told)
+        raise
+
+
 # --- programs -------------------------------------------------------------------------------------------------------
 
 
@@ -76,9 +89,10 @@ async def _exec(sandbox: Sandbox, request: Exec, line: Line) -> None:
     opened = fold.OpenProcess(
         process_id=process_id, command=command, terminal=request.terminal is not None, by=request.by
     )
-    async with sandbox.visit(opened) as machine:
+    cut_off = fold.EndProcess(process_id=process_id, exit_code=None, seconds=0, bytes_out=0)
+    async with _ended(sandbox, cut_off), sandbox.visit(opened) as machine:
         began = time.monotonic()
-        talk = _Talk(machine.guest, program, line)
+        talk = _Talk(machine.guest, sandbox.turn, program, line)
         try:
             await talk.hold()
         finally:
@@ -96,10 +110,11 @@ async def _exec(sandbox: Sandbox, request: Exec, line: Line) -> None:
 class _Talk:
     """Between a visitor and a program."""
 
-    def __init__(self, guest: Guest, program: Program, line: Line) -> None:
+    def __init__(self, guest: Guest, turn: asyncio.Lock, program: Program, line: Line) -> None:
         self.exit_code: int | None = None
         self.bytes_out = 0
         self._guest = guest
+        self._turn = turn
         self._program = program
         self._line = line
         self._input: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -108,7 +123,10 @@ class _Talk:
     async def hold(self) -> None:
         """Until it has ended. Raises `VisitRefused` where it can't be started."""
         try:
-            async with self._guest.process(self._program) as process:
+            async with AsyncExitStack() as stack:
+                # No snapshot meanwhile: it would stop the program on its way, and with it whoever starts it.
+                async with self._turn:
+                    process = await stack.enter_async_context(self._guest.process(self._program))
                 await self._line.tell(process_id=self._program.process_id)
                 await _first(self._print(process), self._listen(), self._feed(process))
         except OSError as error:
@@ -170,7 +188,9 @@ class _Talk:
 
 async def _forward(sandbox: Sandbox, request: Forward, line: Line) -> None:
     forward_id = f"fwd-{secrets.token_hex(8)}"
-    async with sandbox.visit(fold.OpenForward(forward_id=forward_id, port=request.port)):
+    opened = fold.OpenForward(forward_id=forward_id, port=request.port)
+    cut_off = fold.CloseForward(forward_id=forward_id, seconds=0, bytes_in=0, bytes_out=0)
+    async with _ended(sandbox, cut_off), sandbox.visit(opened):
         began = time.monotonic()
         forward = sandbox.visits.forwards[forward_id] = OpenForward(request.port)
         try:

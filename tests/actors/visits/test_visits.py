@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
+import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from actors.guest import frames
+from actors.machines import cgroups
 from actors.operations import Operations
 from actors.visits.client import Wire, find, visit
 from actors.visits.forwarding import forwarded
@@ -188,3 +191,53 @@ async def test_a_visitor_who_speaks_nonsense_is_refused(service: Service) -> Non
             wire.send(frames.DATA, 7, b"x")
             await sent_away(wire)
         assert await run(service, session_id, "pgrep", "-c", "sleep") == b"0\n"
+
+
+async def test_one_that_is_cut_off_as_it_begins_is_ended(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with service.up():
+        session_id, sandbox = await served(service)
+        journal = service.hosts[0].journal
+        append, begun = journal.append, asyncio.Event()
+
+        async def slow(*writes: Any) -> Any:
+            done = await append(*writes)
+            if any(one.data.type == "sandbox.process_started" for write in writes for one in write.events):
+                begun.set()
+                await asyncio.sleep(60)
+            return done
+
+        place = await asyncio.to_thread(find, service.settings, session_id)
+        with visit(place) as wire, monkeypatch.context() as patch:
+            # Durable, and nobody knows it yet.
+            patch.setattr(journal, "append", slow)
+            asking = asyncio.create_task(
+                asyncio.to_thread(wire.ask, Exec(sandbox_id=place.sandbox_id, argv=["sleep", "600"]))
+            )
+            await begun.wait()
+            assert (await Operations(service.hosts[0]).pause(session_id, True, True))["phase"] == "suspended"
+            with pytest.raises(VisitRefused, match="the visit was ended"):
+                await asking
+        kinds = service.kinds(sandbox)
+        assert kinds.count("sandbox.process_started") == kinds.count("sandbox.process_ended") == 1
+        assert await run(service, session_id, "pgrep", "-c", "sleep") == b"0\n"
+
+
+async def test_who_is_sent_away_while_it_is_frozen_again_leaves_no_machine_frozen(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with service.up():
+        session_id, sandbox = await served(service)
+        freeze, begun = cgroups.freeze, threading.Event()
+
+        def slow(name: str) -> None:
+            begun.set()
+            time.sleep(0.5)
+            freeze(name)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cgroups, "freeze", slow)
+            assert await run(service, session_id, "echo", "here") == b"here\n"
+            await asyncio.to_thread(begun.wait)
+            # Its visitor has what it wanted; its task is cut off all the same.
+            await service.hosts[0].actors.door.close()
+    assert service.kinds(sandbox)[-3:] == ["sandbox.frozen", "sandbox.snapshotted", "sandbox.suspended"]
