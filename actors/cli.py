@@ -1,4 +1,4 @@
-"""The commands that run things: `up`, `init`, `doctor`, `template`, `tools`."""
+"""The commands that run things: `up`, `init`, `doctor`, `tools`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from actors import commands_sandboxes, commands_visits
+from actors import commands_sandboxes, commands_templates, commands_visits
 from events.console import clean, console, print_json, print_table, say
 
 if TYPE_CHECKING:
     from actors.machines.protocol import Finding
     from actors.settings import Settings
-    from actors.template.manifest import Manifest
-
-template = typer.Typer(help="The root file system that sandboxes start from.", no_args_is_help=True)
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Config = Annotated[Path | None, typer.Option(help="A TOML file of settings; default: ./hourglass.toml.")]
@@ -31,7 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command("init")(init)
     app.command()(doctor)
     app.command()(tools)
-    app.add_typer(template, name="template")
+    app.add_typer(commands_templates.template, name="template")
     commands_sandboxes.register(app)
     commands_visits.register(app)
 
@@ -167,58 +164,3 @@ def tools(as_json: _Json = False) -> None:
         return
     print_table(["tool", "what it does"], [(tool["name"], tool["description"]) for tool in TOOLS])
     say("`hourglass tools --json` prints them for the `tools` of an agent")
-
-
-@template.command()
-def build(
-    name: Annotated[str | None, typer.Argument(help="Name of the template.")] = None,
-    force: Annotated[bool, typer.Option(help="Build it anew, though it is there.")] = False,
-    config: _Config = None,
-    storage: _Storage = None,
-    as_json: _Json = False,
-) -> None:
-    """Build the base root file system; quick where it is there."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from actors.machines.volumes import open_volumes
-    from actors.settings import Settings
-    from actors.template.build import build_template
-
-    settings = Settings.load(config, storage=storage)
-    columns = (TextColumn("template"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console(), transient=True, disable=as_json) as bar:
-        task = bar.add_task("looking", total=1.0)
-        manifest = build_template(
-            open_volumes(settings.storage, settings.volumes, settings.pool_bytes),
-            name or settings.template,
-            lambda fraction, text: bar.update(task, completed=fraction, description=text),
-            force=force,
-        )
-    _show_manifest(manifest, as_json=as_json)
-
-
-@template.command()
-def show(
-    name: Annotated[str | None, typer.Argument(help="Name of the template.")] = None,
-    config: _Config = None,
-    storage: _Storage = None,
-    as_json: _Json = False,
-) -> None:
-    """Show what is in a template, as found by looking into it."""
-    from actors.machines.volumes import open_volumes
-    from actors.settings import Settings
-    from actors.template.manifest import load_manifest
-
-    settings = Settings.load(config, storage=storage)
-    volumes = open_volumes(settings.storage, settings.volumes, settings.pool_bytes)
-    volumes.prepare()
-    _show_manifest(load_manifest(volumes.templates, name or settings.template), as_json=as_json)
-
-
-def _show_manifest(manifest: Manifest, *, as_json: bool) -> None:
-    if as_json:
-        print_json(manifest.model_dump(mode="json"))
-        return
-    say(f"{manifest.name}: {manifest.distribution} ({manifest.architecture}), {manifest.bytes // 1024**2} MiB")
-    print_table(["program", "version"], sorted(manifest.programs.items()))
-    say(f"and {len(manifest.packages)} packages; --json lists them")

@@ -30,7 +30,7 @@ def take_stream() -> tuple[int, int]:
     return stream_in, stream_out
 
 
-def set_up_machine(workdir: str) -> None:
+def set_up_machine() -> None:
     """What the first process of a machine owes the others."""
     import resource
     import signal
@@ -39,8 +39,18 @@ def set_up_machine(workdir: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGTSTP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    os.makedirs(workdir, exist_ok=True)
     drop_from_bounding_set(AGENT_ONLY)
+
+
+def usable_folder(*wanted: str) -> str:
+    """The first of them that is there or can be made: a tree that has a file in its place starts all the same."""
+    for folder in wanted:
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError:
+            continue
+        return folder
+    return "/"
 
 
 def drop_from_bounding_set(capabilities: tuple[int, ...]) -> None:
@@ -58,13 +68,19 @@ def main(argv: list[str]) -> int:
     is_init = os.getpid() == 1
     stream_in, stream_out = take_stream()
     if is_init:
-        set_up_machine(workdir)
+        set_up_machine()
     if ROOT not in sys.path:
         sys.path.insert(0, ROOT)
     from actors.guest.agent import Agent, StreamEnded
 
     env = {"PATH": os.environ.get("PATH", PATH) if not is_init else PATH, "LANG": "C.UTF-8", "TERM": "dumb"}
     env["HOME"] = "/root" if is_init else os.environ.get("HOME", "/")
+    if is_init:
+        from actors.guest.defaults import read_defaults
+
+        said, folder = read_defaults()
+        env.update(said)
+        workdir = usable_folder(*filter(None, (folder, workdir)))
     agent = Agent(stream_in, stream_out, workdir=workdir, env=env, is_init=is_init)
     try:
         agent.serve()

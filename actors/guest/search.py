@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import time
 
+from actors.guest import interpreter
 from actors.guest.errors import Stopped, ToolFailure
 from actors.guest.paths import canonical, resolve, within
 
@@ -99,7 +99,7 @@ def grep(
         return text
     walk = os.path.join(os.path.dirname(os.path.abspath(__file__)), "walk.py")
     code, out, err = _run(
-        [sys.executable, "-I", "-S", "-B", walk],
+        [*interpreter.python(), walk],
         f"{root}\0{pattern}".encode(errors="surrogatepass"),
         children,
         env,

@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 
-from actors.guest import processes
+from actors.guest import interpreter, processes
 from actors.guest.errors import Stopped
 from actors.guest.marks import Tail, mark_for
 
@@ -74,7 +74,7 @@ class Shell:
         self._closing = threading.Lock()
         try:
             self._child: Child = children.spawn(
-                ["/bin/bash", "--noprofile", "--norc"],
+                [*interpreter.bash(), "--noprofile", "--norc"],
                 env={**env, "PS1": "", "PS2": "", "TERM": "dumb"},
                 stdin=stdin,
                 stdout=stdout,

@@ -200,6 +200,11 @@ class BtrfsVolumes:
         """Those whose agent is in the memory of a snapshot; a tree stands by itself."""
         return {record.template_root for record in Images(self.snapshots).records()}
 
+    def lower_root(self, sandbox_id: str) -> str:
+        """None: a snapshot is a whole tree."""
+        del sandbox_id
+        return ""
+
     def new_root(self, name: str) -> Path:
         """An empty subvolume."""
         mounts.run(["btrfs", "subvolume", "create", self.templates / name])
@@ -208,6 +213,14 @@ class BtrfsVolumes:
     def clone_root(self, source: str, name: str) -> Path:
         """A snapshot that may be written."""
         mounts.run(["btrfs", "subvolume", "snapshot", self.templates / source, self.templates / name])
+        return self.templates / name
+
+    def root_of(self, sandbox_id: str, name: str) -> Path:
+        """A snapshot that may be written."""
+        tree = self.path(sandbox_id)
+        if tree is None:
+            raise FileNotFoundError(f"the sandbox {sandbox_id} has no file tree")
+        subvolume.snapshot(tree, self.templates / name)
         return self.templates / name
 
     def seal_root(self, name: str) -> None:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.template.agent import AGENT_COMMAND, AGENT_FOLDER
+from actors.template.agent import AGENT_FOLDER, agent_command
 
 if TYPE_CHECKING:
     from events.types import JsonObject, Limits
@@ -70,7 +70,7 @@ def oci_config(limits: Limits, *, machine_id: str, root: Path, agent_root: Path)
         "process": {
             "terminal": False,
             "user": {"uid": 0, "gid": 0},
-            "args": [f"/{_BUSYBOX}", "sh", "-c", _init(limits)],
+            "args": [f"/{_BUSYBOX}", "sh", "-c", _init(limits, agent_command(agent_root))],
             "cwd": "/",
             "env": [
                 "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -127,12 +127,11 @@ def find_busybox() -> Path:
     )
 
 
-def _init(limits: Limits) -> str:
+def _init(limits: Limits, agent: list[str]) -> str:
     """The script of PID 1: make the sandbox's tree the root, leave nothing of the slot in sight, become the agent."""
     # What lies in a tmpfs is memory, and running out of memory ends the machine.
     mib = max(limits.memory_bytes // 4 // _MIB, 16)
     tmpfs = f"$b mount -t tmpfs -o nosuid,nodev,mode=1777,size={mib}m tmpfs"
-    agent = " ".join(AGENT_COMMAND)
     return f"""
 b=/{_BUSYBOX}
 set -e
@@ -149,5 +148,5 @@ exec 9</{_BUSYBOX}
 $b pivot_root . .
 (exec -a busybox /proc/self/fd/9 umount -l .)
 exec 9<&-
-exec {agent}
+exec {" ".join(agent)}
 """

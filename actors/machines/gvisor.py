@@ -104,6 +104,17 @@ class GvisorDriver:
                 "`hourglass doctor` checks what machines need"
             ) from error
 
+    async def start_on(self, spec: MachineSpec, tree: Path, agent: Path) -> GvisorMachine:
+        """Boot a machine on a new tree of any root, with the agent of another: for templates that are being built.
+
+        Raises `MachineUnavailable`; nothing is left then.
+        """
+        try:
+            await asyncio.to_thread(self._node.prepare)
+            return await self._start(spec, Plan(agent, None, new_tree=True, tree_root=tree), fresh=False)
+        except OSError as error:
+            raise MachineUnavailable(f"no machine can be started on {tree.name}: {error}") from error
+
     async def prepare(self, spec: MachineSpec) -> None:
         """Boot the template, and create the containers that are to wait."""
         try:

@@ -42,6 +42,8 @@ class Plan:
     """None: the guest boots, on the tree that is there."""
     new_tree: bool
     """The sandbox has no file tree yet."""
+    tree_root: Path | None = None
+    """What a new tree is made from, where that is not `template_root`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class Node:
         """The sandbox's tree as the plan has it, with nothing running on it; the machine that was there is ended."""
         self._end(self.folder(spec.sandbox_id))
         if plan.snapshot is None:
-            self.volumes.ensure(spec.sandbox_id, plan.template_root, spec.limits.disk_bytes)
+            self.volumes.ensure(spec.sandbox_id, plan.tree_root or plan.template_root, spec.limits.disk_bytes)
         else:
             source = self.images.path(plan.snapshot.snapshot_id)
             self.volumes.bring_back(

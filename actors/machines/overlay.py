@@ -200,6 +200,10 @@ class OverlayVolumes:
         kept = [path for path in self.snapshots.iterdir() if (path / "lower.json").exists()]
         return {Path(self._lower(home)).name for home in [*map(self._sandboxes.joinpath, self.sandboxes()), *kept]}
 
+    def lower_root(self, sandbox_id: str) -> str:
+        """As it was written down when the tree was made."""
+        return Path(self._lower(self._sandboxes / sandbox_id)).name
+
     def new_root(self, name: str) -> Path:
         """An empty folder."""
         (self.templates / name).mkdir()
@@ -209,6 +213,15 @@ class OverlayVolumes:
         """A copy."""
         mounts.run(["cp", "--archive", "--reflink=auto", self.templates / source, self.templates / name], timeout=600)
         return self.templates / name
+
+    def root_of(self, sandbox_id: str, name: str) -> Path:
+        """A copy of the mounted tree."""
+        tree = self.path(sandbox_id)
+        if tree is None:
+            raise FileNotFoundError(f"the sandbox {sandbox_id} has no file tree")
+        root = self.new_root(name)
+        mounts.run(["cp", "--archive", "--no-target-directory", tree, root], timeout=600)
+        return root
 
     def seal_root(self, name: str) -> None:
         """Write it to the disk."""

@@ -118,12 +118,20 @@ class Volumes(Protocol):
         """Names of template roots that sandboxes' trees can't do without."""
         ...
 
+    def lower_root(self, sandbox_id: str) -> str:
+        """The template root on which a sandbox's tree lies; "" where the tree stands by itself."""
+        ...
+
     def new_root(self, name: str) -> Path:
         """An empty root for a template that is being built."""
         ...
 
     def clone_root(self, source: str, name: str) -> Path:
         """A root with the content of another, to be changed: files are to be replaced in it, not written in place."""
+        ...
+
+    def root_of(self, sandbox_id: str, name: str) -> Path:
+        """A root with the content of a sandbox's tree, on which nothing runs; to be changed, as with `clone_root`."""
         ...
 
     def seal_root(self, name: str) -> None:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from actors.machines.locks import locked
 from actors.template import contents
-from actors.template.agent import agent_digest, install_agent
-from actors.template.manifest import Manifest, TemplateError, TemplateMissing, load_manifest, save_manifest
+from actors.template.agent import agent_digest, has_own_runtime, install_agent
+from actors.template.finish import HOSTS
+from actors.template.manifest import BUILD_HINT, Manifest, TemplateError, TemplateMissing, load_manifest, save_manifest
 from actors.template.sources import Sources, machine_sources, read_os_release
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def build_template(volumes: Volumes, name: str, progress: Progress, *, force: bo
         contents.require_tools()
         began = time.monotonic()
         sources = machine_sources()
-        _drop_leftovers(volumes, name)
+        drop_leftovers(volumes, name)
         root_name = f"{name}-{secrets.token_hex(4)}"
         root = volumes.new_root(root_name)
         _bootstrap(root, sources, progress)
@@ -83,11 +84,12 @@ def build_template(volumes: Volumes, name: str, progress: Progress, *, force: bo
             programs=contents.programs(root),
             packages=contents.packages(root),
             bytes=contents.size(root),
+            digest=contents.digest(root),
             build_seconds=round(time.monotonic() - began, 1),
         )
         volumes.seal_root(root_name)
         save_manifest(volumes.templates, manifest)
-        _drop_leftovers(volumes, name)
+        drop_leftovers(volumes, name)
     progress(1.0, "done")
     return manifest
 
@@ -110,15 +112,17 @@ def _refresh(volumes: Volumes, manifest: Manifest) -> Manifest:
         return manifest
     root_name = f"{manifest.name}-{secrets.token_hex(4)}"
     root = volumes.clone_root(manifest.root, root_name)
+    if manifest.is_derived and not has_own_runtime(root):
+        raise TemplateError(f"the template {manifest.name!r} has lost its agent's Python; {BUILD_HINT} --force")
     install_agent(root)
     volumes.seal_root(root_name)
     refreshed = manifest.model_copy(update={"root": root_name, "agent_digest": digest})
     save_manifest(volumes.templates, refreshed)
-    _drop_leftovers(volumes, manifest.name)
+    drop_leftovers(volumes, manifest.name)
     return refreshed
 
 
-def _drop_leftovers(volumes: Volumes, name: str) -> None:
+def drop_leftovers(volumes: Volumes, name: str) -> None:
     """Remove roots of this template that nothing needs: neither its manifest, nor a sandbox, nor a machine."""
     try:
         needed = {load_manifest(volumes.templates, name).root}
@@ -229,8 +233,7 @@ def _finish(root: Path) -> None:
     (root / "workspace").mkdir(mode=0o755)
     (root / "etc/default/locale").write_text(_LOCALE, encoding="ascii")
     (root / "etc/hostname").write_text("sandbox\n", encoding="ascii")
-    # A machine has no network: its own name is all there is to resolve.
-    (root / "etc/hosts").write_text("127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n", encoding="ascii")
+    (root / "etc/hosts").write_text(HOSTS, encoding="ascii")
     # mmdebstrap copies the builder's own; what it says of the network around here is nobody's business inside.
     (root / "etc/resolv.conf").unlink(missing_ok=True)
     (root / "etc/resolv.conf").write_text("", encoding="ascii")

@@ -6,9 +6,13 @@ import re
 import shutil
 from pathlib import Path
 
+from blake3 import blake3
+
 from actors.machines.mounts import CommandFailed, run
+from actors.template.agent import AGENT_FOLDER
 from actors.template.chroot import run_in_root
 from actors.template.manifest import TemplateError
+from events.tree_reader import TooMuch, read_tree
 
 PROGRAMS = {
     "bash": ["bash", "--version"],
@@ -51,6 +55,21 @@ def packages(root: Path) -> dict[str, str]:
 def size(root: Path) -> int:
     """Bytes of the root's files."""
     return int(run(["du", "--summarize", "--bytes", "--one-file-system", root], timeout=300).split()[0])
+
+
+def digest(root: Path) -> str:
+    """BLAKE3 of the root's content: names, modes, owners, times, links and bytes, but for the guest agent's.
+
+    Raises `TemplateError` for a tree that is too deep or too large to be a sandbox's.
+    """
+    all_of_it = blake3()
+    try:
+        for path, seen in read_tree(root, {}, lambda data: blake3(data).hexdigest()):
+            if path != AGENT_FOLDER and not path.startswith(f"{AGENT_FOLDER}/"):
+                all_of_it.update(seen.line.encode() + b"\n")
+    except TooMuch as error:
+        raise TemplateError(f"the root can't be a template's: {error}") from None
+    return all_of_it.hexdigest()
 
 
 def architecture(root: Path) -> str:

@@ -13,11 +13,28 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from events.payload import JsonObject
+
+NAME = r"[a-z0-9][a-z0-9-]{0,39}"
+"""What can name a template."""
+BASE = "base"
+"""The template that is always this machine's own distribution, and lends others the agent's Python."""
 BUILD_HINT = "build it with `hourglass template build`"
 
 
 class TemplateError(Exception):
     """Raised when there is no usable template or none can be built; the message names the cause and the next step."""
+
+
+class StepFailed(TemplateError):
+    """Raised when the command of a step fails, or its machine; has what it printed."""
+
+    def __init__(self, message: str, output: str) -> None:
+        super().__init__(message)
+        self.output = output
+        """Untrusted, and bounded."""
+
+    next_step = "Mend the step and build again: the steps before it are kept, and are not run again."
 
 
 class TemplateMissing(TemplateError):
@@ -48,6 +65,25 @@ class Manifest(BaseModel):
     bytes: int
     """Size of the root's files."""
     build_seconds: float
+    origin: str = "debian"
+    """What it was made from; see `actors.template.origin`."""
+    origin_id: str = ""
+    """Which state of that it was: an image's digest, a digest of a file, another template's time of building."""
+    steps: list[JsonObject] = []
+    """In order; see `actors.template.steps`."""
+    env: dict[str, str] = {}
+    """What the sandboxes' programs have in their environment, beyond the usual."""
+    workdir: str = ""
+    """Where they start; "" is `/workspace`."""
+    layers: list[str] = []
+    """What of `actors.template.layers` it was made of."""
+    digest: str = ""
+    """BLAKE3 of the root's content but for the guest agent; "" where an older version built it."""
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether programs have run in its root that are not this distribution's own: they are not run on the host."""
+        return self.origin != "debian" or bool(self.steps)
 
 
 def manifest_path(templates: Path, name: str) -> Path:
@@ -65,7 +101,7 @@ def load_manifest(templates: Path, name: str) -> Manifest:
     except (OSError, ValidationError) as error:
         detail = error.strerror if isinstance(error, OSError) else f"{error.error_count()} bad fields"
         raise TemplateError(f"the manifest {path} can't be read ({detail}); {BUILD_HINT} --force") from None
-    if not (templates / manifest.root / "usr").is_dir():
+    if not (templates / manifest.root).is_dir():
         raise TemplateError(
             f"the template {name!r} is broken: {templates / manifest.root} is gone; {BUILD_HINT} --force"
         )

@@ -1,0 +1,184 @@
+"""Archives into roots, hostile ones above all. As root: owners are set."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import os
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from actors.template import unpack as unpacking
+from actors.template.manifest import TemplateError
+from actors.template.rooted import BadPath, Rooted
+from actors.template.unpack import Unpacked, decompressed, unpack
+from tests.actors.template.images import archive, files, member
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    made = tmp_path / "root"
+    made.mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_text("untouched")
+    return made
+
+
+def put(root: Path, data: bytes, *, whiteouts: bool = False) -> Unpacked:
+    with Rooted(root) as inside:
+        return unpack(decompressed(io.BufferedReader(io.BytesIO(data))), inside, whiteouts=whiteouts, what="a.tar")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.ZstdCompressor().compress, lzma.compress])
+def test_everything_arrives(root: Path, pack: object) -> None:
+    data = archive(
+        (member("d", tarfile.DIRTYPE, mode=0o1777, mtime=5), b""),
+        (member("d/f", mode=0o4755, uid=7, gid=8, mtime=1234.5), b"x" * 3_000_000),
+        (member("d/same", tarfile.LNKTYPE, linkname="d/f"), b""),
+        (member("d/link", tarfile.SYMTYPE, linkname="/usr/bin/x", uid=9), b""),
+        (member("pipe", tarfile.FIFOTYPE, mode=0o600), b""),
+        (member("./deep/er/f"), b"y"),
+    )
+    found = put(root, pack(data))  # type: ignore[operator]
+    assert (found.entries, found.left_out) == (6, 0)
+    status = (root / "d/f").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_size) == (0o4755, 7, 8, 3_000_000)
+    assert status.st_mtime == 1234.5
+    assert (root / "d/same").samefile(root / "d/f")
+    assert (root / "d/link").readlink() == Path("/usr/bin/x")
+    assert (root / "d/link").lstat().st_uid == 9
+    assert stat.S_ISFIFO((root / "pipe").stat().st_mode)
+    assert (root / "deep/er/f").read_text() == "y"
+    assert (stat.S_IMODE((root / "d").stat().st_mode), (root / "d").stat().st_mtime) == (0o1777, 5)
+
+
+def test_devices_are_left_out(root: Path) -> None:
+    found = put(root, archive((member("dev/null", tarfile.CHRTYPE, devmajor=1, devminor=3), b""), *files(a="b")))
+    assert found.left_out == 1
+    assert os.listdir(root) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["../outside/secret", "a/../../outside/secret", "a/.."])
+def test_a_path_that_leads_out_is_refused(root: Path, name: str) -> None:
+    with pytest.raises(TemplateError, match=r"a.tar is refused: .* is no path inside a root; nothing of it is used"):
+        put(root, archive((member(name), b"evil")))
+    assert (root / "../outside/secret").read_text() == "untouched"
+
+
+def test_an_absolute_path_is_one_of_the_root(root: Path) -> None:
+    put(root, archive((member("/etc/hourglass-test"), b"inside")))
+    assert (root / "etc/hourglass-test").read_text() == "inside"
+    assert not Path("/etc/hourglass-test").exists()
+
+
+@pytest.mark.parametrize("target", ["../outside", "{outside}", "../../../../../../../../../../tmp", "/proc/self/root"])
+def test_what_is_written_through_a_link_stays_inside(root: Path, target: str) -> None:
+    target = target.format(outside=root.parent / "outside")
+    put(root, archive((member("way", tarfile.SYMTYPE, linkname=target), b""), (member("way/secret"), b"inside")))
+    assert (root.parent / "outside/secret").read_text() == "untouched"
+    found = [path for path in root.rglob("secret") if not path.is_symlink()]
+    assert [path.read_text() for path in found] == ["inside"]
+    assert not Path("/tmp/secret").exists()
+    assert not Path("/secret").exists()
+
+
+def test_a_link_is_replaced_and_not_written_through(root: Path) -> None:
+    outside = str(root.parent / "outside/secret")
+    put(root, archive((member("f", tarfile.SYMTYPE, linkname=outside), b""), (member("f"), b"inside")))
+    assert (root.parent / "outside/secret").read_text() == "untouched"
+    assert (root / "f").read_text() == "inside"
+    assert not (root / "f").is_symlink()
+
+
+def test_a_hard_link_reaches_nothing_outside(root: Path) -> None:
+    outside = str(root.parent / "outside")
+    entries = [(member("way", tarfile.SYMTYPE, linkname=outside), b"")]
+    with pytest.raises(TemplateError, match="is a hard link to 'way/secret', which is not in it"):
+        put(root, archive(*entries, (member("f", tarfile.LNKTYPE, linkname="way/secret"), b"")))
+    with pytest.raises(TemplateError, match="no path inside a root"):
+        put(root, archive((member("f", tarfile.LNKTYPE, linkname="../outside/secret"), b"")))
+    # To a link itself: both are links then, and nothing was followed.
+    put(root, archive(*entries, (member("g", tarfile.LNKTYPE, linkname="way"), b"")))
+    assert (root / "g").is_symlink()
+
+
+def test_a_hard_link_to_a_folder_is_refused(root: Path) -> None:
+    with pytest.raises(TemplateError, match="is a folder, which has one name only"):
+        put(root, archive((member("d", tarfile.DIRTYPE), b""), (member("e", tarfile.LNKTYPE, linkname="d"), b"")))
+
+
+def test_what_is_too_much_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking, "BYTES_MAX", 1000)
+    with pytest.raises(TemplateError, match="unpacks to more than"):
+        put(root, gzip.compress(archive((member("f"), b"\0" * 1001))))
+    monkeypatch.setattr(unpacking, "ENTRIES_MAX", 2)
+    with pytest.raises(TemplateError, match="unpacks to more than"):
+        put(root, archive(*files(a="", b="", c="")))
+    with pytest.raises(TemplateError, match="no path inside a root"):
+        put(root, archive((member("d/" * 200), b"")))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no archive at all" * 100,
+        archive(*files(a="b" * 3000))[:2000],
+        gzip.compress(archive(*files(a="b")))[:-20],
+    ],
+    ids=["empty", "text", "cut", "cut gzip"],
+)
+def test_what_is_no_archive_says_so(root: Path, data: bytes) -> None:
+    with pytest.raises(TemplateError, match=r"a\.tar can't be read: .*; is it a whole tar archive"):
+        put(root, data)
+
+
+def test_owners_that_nobody_can_be_are_refused(root: Path) -> None:
+    with pytest.raises(TemplateError, match=r"belongs to user -1"):
+        put(root, archive((member("f", uid=-1), b"")))
+
+
+def test_whiteouts_hide_what_lower_layers_had_and_no_more(root: Path) -> None:
+    put(root, archive(*files(a="1", d__old="1", d__sub__old="1", o__old="1", o__sub__old="1", link__x="1")))
+    upper = [
+        (member(".wh.a"), b""),
+        (member(".wh.gone"), b""),
+        (member("d/.wh.sub"), b""),
+        *files(o__new="2", o__sub__new="2"),
+        (member("o/to", tarfile.SYMTYPE, linkname="/link"), b""),
+        (member("o/.wh..wh..opq"), b""),
+        (member(".wh..wh.plnk", tarfile.DIRTYPE), b""),
+    ]
+    put(root, archive(*upper), whiteouts=True)
+    left = sorted(str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir() or path.is_symlink())
+    # What the layer's own link names is not in the folder that is opaque.
+    assert left == ["d/old", "link/x", "o/new", "o/sub/new", "o/to"]
+
+
+def test_a_whiteout_leads_nowhere(root: Path) -> None:
+    outside = str(root.parent / "outside")
+    put(root, archive((member("way", tarfile.SYMTYPE, linkname=outside), b"")))
+    put(root, archive((member("way/.wh.secret"), b""), (member("way/.wh..wh..opq"), b"")), whiteouts=True)
+    assert (root.parent / "outside/secret").read_text() == "untouched"
+    for name in (".wh...", ".wh..", ".wh."):
+        with pytest.raises(TemplateError, match="hides nothing"):
+            put(root, archive((member(name), b"")), whiteouts=True)
+
+
+def test_a_name_of_whiteouts_is_a_name_in_a_tarball(root: Path) -> None:
+    put(root, archive(*files(a="1", **{".wh.a": "2"})))
+    assert sorted(os.listdir(root)) == [".wh.a", "a"]
+
+
+def test_kinds_replace_each_other(root: Path) -> None:
+    put(root, archive(*files(d__f="1", f="1")))
+    put(root, archive(*files(d="2", f__f="2")))
+    assert (root / "d").read_text() == "2"
+    assert (root / "f/f").read_text() == "2"
+    with Rooted(root) as inside, pytest.raises(BadPath):
+        inside.write("/", b"")
