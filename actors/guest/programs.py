@@ -19,7 +19,7 @@ import threading
 import time
 from struct import pack
 
-from actors.guest import processes
+from actors.guest import interpreter, processes
 from actors.guest.channel import ChannelVoid
 
 TYPE_CHECKING = False
@@ -81,6 +81,8 @@ class Programs:
         if not size:
             whole.pop("TERM", None)
         words = [str(word) for word in argv]
+        if words[0] == interpreter.BASH:
+            words[:1] = interpreter.bash()
         path = find(words[0], whole.get("PATH", ""), cwd)
         self._on_start()
         program = Program(channel, self._children, path, words, whole, cwd, _size(size) if size else None)

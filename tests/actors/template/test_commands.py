@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.machines.volumes import Volumes
 from events.envelope import new_events
 from events.sqlite_log import SqliteLog
 from events.types import EventData, Limits, SandboxCreated, SandboxKilled
@@ -44,7 +45,8 @@ class Typed:
 
 
 @pytest.fixture
-def typed(tmp_path: Path) -> Iterator[Typed]:
+def typed(tmp_path: Path, node_trees: Volumes) -> Iterator[Typed]:
+    del node_trees
     made = Typed(tmp_path)
     yield made
     if made.name in {one["name"] for one in json.loads(made.run("ls", "--json"))}:
@@ -57,7 +59,11 @@ def test_a_template_is_built_listed_shown_and_removed(typed: Typed) -> None:
     # As a step's own command may print it: shown, never obeyed.
     (typed.folder / "t.toml").write_text(
         'from = "tarball:base.tar"\n[[step]]\ncopy = { from = "file", to = "/" }\n'
-        '[[step]]\nrun = "printf \'a\\\\033[31mb\\\\n\'"\n[[step]]\nenv = { A = "[red]" }\n'
+        # With its name, so that no earlier run has left its layer.
+        rf"""[[step]]
+run = '''printf "a\033[31mb\n"  # {typed.name}'''
+"""
+        '[[step]]\nenv = { A = "[red]" }\n'
     )
     said = typed.run("build", typed.name, "--steps", "t.toml")
     assert r"a\x1b[31mb" in said

@@ -29,7 +29,7 @@ from actors.template.origin import parse_origin
 from actors.template.steps import load_recipe
 from events.types import Limits
 from tests.actors.template.images import archive, busybox_root, files, layout, member
-from tests.conformance.drivers import OverlayOnSharedTemplates, node_volumes
+from tests.conformance.drivers import OverlayOnSharedTemplates
 
 pytestmark = pytest.mark.integration
 
@@ -37,19 +37,9 @@ LIMITS = Limits(memory_bytes=512 * 1024**2, processes=100, disk_bytes=512 * 1024
 Build = Callable[..., Manifest]
 
 
-@pytest.fixture(scope="module")
-def volumes() -> Iterator[Volumes]:
-    volumes = node_volumes()
-    volumes.prepare()
-    folder = volumes.templates / "layers"
-    before = set(folder.iterdir()) if folder.is_dir() else set()
-    yield volumes
-    for path in set(folder.iterdir()) - before:
-        if path.suffix == ".used":
-            path.unlink()
-        else:
-            volumes.drop_root(f"layers/{path.name}")
-    assert not [name for name in volumes.sandboxes() if name.startswith("build-")]
+@pytest.fixture
+def volumes(node_trees: Volumes) -> Volumes:
+    return node_trees
 
 
 @pytest.fixture
