@@ -23,8 +23,7 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-def test_the_host_is_killed_while_variants_run(installed: Installed, isolation: str) -> None:
-    installed.options = ["--isolation", isolation]
+def test_the_host_is_killed_while_variants_run(installed: Installed) -> None:
     draft = Draft("try-killed", "Tries, and keeps one.", tools=TOOLS).user("Try.").bash("mine=hello")
     draft.custom("try_in_parallel", variants=VARIANTS).custom("keep", variant="b").bash("cat made.txt; echo $mine")
     with installed.up():
