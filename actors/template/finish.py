@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from actors.guest.defaults import BYTES_MAX
 from actors.template.contents import PROGRAMS
 from actors.template.manifest import StepFailed, TemplateError
 from actors.template.rooted import BadPath, Rooted
@@ -59,9 +60,18 @@ def prepare_root(root: Path) -> None:
 
 
 def write_defaults(root: Path, env: dict[str, str], workdir: str) -> None:
-    """Put into a root what its sandboxes' programs begin with."""
+    """Put into a root what its sandboxes' programs begin with.
+
+    Raises `TemplateError` where it is more than the guest would read.
+    """
+    told = json.dumps({"env": env, "workdir": workdir}, indent=1).encode()
+    if len(told) > BYTES_MAX:
+        raise TemplateError(
+            f"the variables of image and steps take {len(told):,} bytes as JSON, and {BYTES_MAX:,} are the most; "
+            "set fewer, or put them into a file that the shell reads"
+        )
     with Rooted(root) as inside:
-        inside.write(DEFAULTS, json.dumps({"env": env, "workdir": workdir}, indent=1).encode())
+        inside.write(DEFAULTS, told)
 
 
 def inspect(shop: Workshop, root: Path) -> Found:

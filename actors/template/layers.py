@@ -42,7 +42,8 @@ class Layers:
     def __init__(self, volumes: Volumes) -> None:
         self._volumes = volumes
         self._folder = volumes.templates / _FOLDER
-        self.lock = volumes.templates / f"{_FOLDER}.lock"
+        # Not `layers.lock`, which a template called `layers` has.
+        self.lock = volumes.templates / f".{_FOLDER}.lock"
 
     def find(self, key: str) -> Path | None:
         """A layer that is there."""

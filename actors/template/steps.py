@@ -148,14 +148,17 @@ class Recipe(BaseModel):
 def load_recipe(path: Path) -> Recipe:
     """Read a file of steps. Raises `TemplateError`, which names the step and what is wrong with it."""
     try:
-        data = path.read_bytes()[: FILE_BYTES_MAX + 1]
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+        if len(data) > FILE_BYTES_MAX:
+            raise TemplateError(f"{path} is larger than a file of steps can be: {FILE_BYTES_MAX // 1024} KiB")
         said = tomllib.loads(data.decode())
+    except RecursionError:
+        raise TemplateError(f"{path} is nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         raise TemplateError(f"{path} is not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(f"the steps' file {path} can't be read: {error}") from None
-    if len(data) > FILE_BYTES_MAX:
-        raise TemplateError(f"{path} is larger than a file of steps can be: {FILE_BYTES_MAX // 1024} KiB")
     tables, origin = said.pop("step", []), said.pop("from", None)
     if said:
         raise TemplateError(

@@ -12,6 +12,7 @@ import io
 import lzma
 import os
 import tarfile
+import zlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
 BYTES_MAX = 64 * 1024**3
 """Of all files of one archive together, unpacked."""
 ENTRIES_MAX = 4_000_000
+HEADER_BYTES_MAX = 1024**2
+"""Of one extended header, which is read whole: a long name, or attributes."""
+_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _PIECE = 1024**2
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
@@ -69,22 +79,36 @@ def unpack(
     """
     layer = _Layer(root, what, progress)
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
             for member in archive:
                 layer.take(archive, member, whiteouts=whiteouts)
         # To its end: a digest is that of the whole.
         while stream.read(_PIECE):
             continue
+        layer.finish()
     except BadPath as error:
         raise TemplateError(f"{what} is refused: {error}; nothing of it is used") from None
-    except (tarfile.TarError, lzma.LZMAError, zstandard.ZstdError, EOFError, UnicodeError, ValueError) as error:
+    except (*_UNREADABLE, zstandard.ZstdError) as error:
         raise TemplateError(
             f"{what} can't be read: {str(error) or type(error).__name__}; is it a whole tar archive?"
         ) from None
     except OSError as error:
         raise TemplateError(f"{what} can't be unpacked: {error}") from error
-    layer.finish()
     return layer.done
+
+
+_UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError, OverflowError)
+"""What the readers raise for archives that are none, are cut, or say of a time or a size what can't be."""
+
+
+class _Member(tarfile.TarInfo):
+    """An entry whose headers are bounded, since they are read before anybody sees the entry."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        # The one place that the library gives a subclass for this.
+        if self.size < 0 or (self.type in _HEADERS and self.size > HEADER_BYTES_MAX):
+            raise tarfile.ReadError(f"a header of {self.size} bytes; {HEADER_BYTES_MAX} are the most")
+        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
 
 
 class _Layer:
@@ -98,6 +122,8 @@ class _Layer:
 
     def take(self, archive: tarfile.TarFile, member: tarfile.TarInfo, *, whiteouts: bool) -> None:
         """One entry of the archive."""
+        if member.size < 0:
+            raise BadPath(f"{member.name[:200]!r} has a size of {member.size}")
         self.done.entries += 1
         self.done.bytes += member.size if member.isreg() else 0
         if self.done.entries > ENTRIES_MAX or self.done.bytes > BYTES_MAX:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from actors.template.manifest import TemplateError
+from actors.machines.overlay import OverlayVolumes
+from actors.template.finish import write_defaults
+from actors.template.layers import Layers
+from actors.template.manifest import NAME, TemplateError
 from actors.template.origin import Origin, parse_origin
-from actors.template.steps import CopyStep, EnvStep, RunStep, WorkdirStep, load_recipe
+from actors.template.steps import FILE_BYTES_MAX, CopyStep, EnvStep, RunStep, WorkdirStep, load_recipe
 
 GOOD = """
 from = "debian"
@@ -117,3 +121,28 @@ def test_a_bad_origin_says_what_it_should_be(text: str, said: str) -> None:
     with pytest.raises(TemplateError) as caught:
         parse_origin(text)
     assert said in str(caught.value)
+
+
+def test_a_file_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "steps.toml"
+    path.write_text("a = " + "[" * 100_000)
+    with pytest.raises(TemplateError, match=r"steps\.toml"):
+        load_recipe(path)
+
+
+def test_a_file_is_measured_before_it_is_understood(tmp_path: Path) -> None:
+    path = tmp_path / "steps.toml"
+    path.write_text('a = "' + "x" * FILE_BYTES_MAX + '"')
+    with pytest.raises(TemplateError, match="larger than a file of steps can be"):
+        load_recipe(path)
+
+
+def test_variables_that_the_guest_would_not_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TemplateError, match="set fewer"):
+        write_defaults(tmp_path, {"A": "\1" * 30_000}, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_template_shares_a_lock_with_the_layers() -> None:
+    volumes = OverlayVolumes(Path("/nowhere"))
+    assert not re.fullmatch(NAME, Layers(volumes).lock.name.removesuffix(".lock"))

@@ -182,3 +182,24 @@ def test_kinds_replace_each_other(root: Path) -> None:
     assert (root / "f/f").read_text() == "2"
     with Rooted(root) as inside, pytest.raises(BadPath):
         inside.write("/", b"")
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE])
+@pytest.mark.parametrize("mtime", ["1e300", "inf", "nan", "100000000000000000000000"])
+def test_a_time_that_can_not_be_is_an_error_of_the_archive(root: Path, kind: bytes, mtime: str) -> None:
+    data = archive((member("x", kind, pax_headers={"mtime": mtime}), b""))
+    with pytest.raises(TemplateError, match=r"a\.tar can't be"):
+        put(root, data)
+
+
+def test_headers_are_bounded_before_they_are_read(root: Path) -> None:
+    data = archive((member("x", pax_headers={"comment": "x" * (unpacking.HEADER_BYTES_MAX + 1)}), b""))
+    with pytest.raises(TemplateError, match="a header of"):
+        put(root, gzip.compress(data))
+    with pytest.raises(TemplateError, match=r"a size of -1|a header of -1"):
+        put(root, archive((member("x", pax_headers={"size": "-1"}), b"")))
+
+
+def test_damaged_gzip_is_an_error_of_the_archive(root: Path) -> None:
+    with pytest.raises(TemplateError, match=r"a\.tar can't be read"):
+        put(root, b"\x1f\x8b\x08\0\0\0\0\0\0\x03" + b"\xff" * 64)
