@@ -342,9 +342,9 @@ class Life:
         made: list[tuple[SandboxEntity, tuple[fold.Command, ...]]] = [
             (self._context.entity(child, self.state.session_id), (create, asleep)) for child in children
         ]
-        await execute_together(
-            self._context.journal, f"fork-{snapshot_id}", (self.entity, forked), *made, causation_id=asked_by
-        )
+        # Not by the snapshot's id alone: a sandbox that lies suspended in it can be forked again.
+        command_id = f"fork-{snapshot_id}-{secrets.token_hex(4)}"
+        await execute_together(self._context.journal, command_id, (self.entity, forked), *made, causation_id=asked_by)
         return children
 
     async def forked(self) -> None:

@@ -152,6 +152,16 @@ async def test_more_forks_than_there_is_room_for_take_turns(service: Service) ->
         assert "sandbox.resumed" in service.kinds(f"sandbox-{child['sandbox_id']}")
 
 
+async def test_one_that_lies_suspended_is_forked_again_and_again(service: Service) -> None:
+    async with service.up():
+        session_id, sandbox = await served(service)
+        operations = Operations(service.hosts[0])
+        assert (await operations.pause(session_id, True, False))["phase"] == "suspended"
+        children = [(await operations.fork(session_id, 1))["children"][0] for _ in range(2)]
+        assert not [one for one in children if "error" in one]
+        assert service.kinds(sandbox).count("sandbox.forked") == 2
+
+
 async def test_forks_end_with_their_session(service: Service) -> None:
     async with service.up():
         session_id, _ = await served(service)
