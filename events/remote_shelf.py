@@ -18,7 +18,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from events.shelf import Stored
-from events.store_errors import StoreBusy, StoreUnavailable
+from events.store_errors import StoreBusy, StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,5 +156,8 @@ class RemoteShelf:
     def _failing(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, ImportError) as error:
-            raise StoreUnavailable(store=self.url, detail=str(error)) from error
+        except StoreError:
+            raise
+        except Exception as error:
+            # Each protocol has errors of its own library's, which have nothing else in common.
+            raise StoreUnavailable(store=self.url, detail=str(error) or type(error).__name__) from error

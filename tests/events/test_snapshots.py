@@ -291,3 +291,16 @@ def test_where_the_store_is_when_nobody_says(tmp_path: Path, monkeypatch: pytest
 
 def test_chunks_are_cut_at_pages() -> None:
     assert IMAGE_BYTES % PAGE == FILE_BYTES % PAGE == 0
+
+
+def test_what_a_protocols_own_library_raises_is_a_failure_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoCredentials(Exception):
+        pass
+
+    def fail(*_: object, **__: object) -> None:
+        raise NoCredentials("no credentials")
+
+    shelf = open_shelf("memory://errors")
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_file", fail)
+    with pytest.raises(StoreUnavailable, match="no credentials"):
+        shelf.read("chunks/ab/abc")
