@@ -127,9 +127,10 @@ async def test_what_a_program_leaves_behind_goes_on(machine: GvisorMachine) -> N
         await until(process, b"there")
 
 
-WATCH = b"""python3 -c 'import os, signal; signal.signal(28, lambda *_: 0); \
-print("ready", flush=True); signal.pause(); print(os.get_terminal_size())'
+WATCH = b"""python3 -c 'import os, signal; signal.signal(28, lambda *_: 0); signal.pthread_sigmask(0, [28]); \
+print("ready", flush=True); signal.sigwait([28]); print(os.get_terminal_size())'
 """
+# Blocked before it says so: one that came between that and the wait would be waited for in vain.
 
 
 async def test_a_terminal_has_colours_sizes_jobs_and_keys(machine: GvisorMachine) -> None:
