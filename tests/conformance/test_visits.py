@@ -158,7 +158,7 @@ async def test_a_terminal_has_colours_sizes_jobs_and_keys(machine: GvisorMachine
         # The shell ended the line that was interrupted, and goes on.
         await process.write(b"echo still $((40 + 2))\n")
         await until(process, b"still 42")
-        await process.write(b"sh -c 'echo fore; exec sleep 603'\n")
+        await process.write(b"sh -c 'echo fore; while :; do read -r _; done'\n")
         await until(process, b"fore\r\n")
         await process.write(b"\x1a")
         await until(process, b"Stopped")
