@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from actors.conversation import ToolCall
     from actors.life import FreezeReason, SuspendReason
     from actors.outcome import CallOutcome, InterruptReason
+    from events.sandbox import StoreSnapshot
 
 
 class SandboxFailed(Exception):
@@ -78,6 +79,14 @@ class SandboxHandle(Protocol):
 
     async def rest(self, reason: FreezeReason, force: bool = False) -> None:
         """See `Sandbox.rest`."""
+        ...
+
+    async def snapshot_due(self, after: Literal["turn", "call"]) -> None:
+        """See `Sandbox.snapshot_due`."""
+        ...
+
+    async def stored(self, kept: StoreSnapshot) -> None:
+        """See `Sandbox.stored`."""
         ...
 
     async def suspend(self, reason: SuspendReason, force: bool = False) -> None:

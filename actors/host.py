@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakValueDictionary
 
 from actors.claim import Claim, Outcome
 from actors.entity import Replaced
@@ -32,6 +33,7 @@ from actors.operations import Operations
 from actors.records import session_entity
 from actors.suspender import Suspender
 from actors.trace import TracedJournal
+from actors.uploads import Uploads
 from events import sandbox as sandboxes
 from events import session as fold
 from events.errors import HourglassError
@@ -90,6 +92,7 @@ class Host:
         self.lent: dict[str, str] = {}
         """Forks that are in use, and by which claim, or whom."""
         self.room = asyncio.Lock()
+        self._doors: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._recovered = False
         self._tasks: list[asyncio.Task[None]] = []
         self.suspender = Suspender(self)
@@ -121,6 +124,9 @@ class Host:
                 asyncio.create_task(self.suspender.run(), name="suspender"),
                 asyncio.create_task(self._prepare(), name="prepare"),
             ]
+            if self.settings.store_url is not None:
+                uploads = Uploads(self, self.actors.driver, self._log)
+                self._tasks.append(asyncio.create_task(uploads.run(), name="uploads"))
 
     # --- the log, for actors in processes of their own -------------------------------------------------------------
 
@@ -313,14 +319,19 @@ class Host:
 
     async def sandbox(self, sandbox_id: str, session_id: str) -> SandboxHandle:
         """The handle of a sandbox, which is made where this host does not hold it."""
-        kept = self.kept.get(sandbox_id)
-        if kept is not None and kept.handle.gone:
-            await self.drop(sandbox_id)
-            kept = None
-        if kept is None:
-            handle = await self.actors.sandbox(sandbox_id, session_id)
-            kept = self.kept.setdefault(sandbox_id, Kept(handle, time.monotonic()))
-        return kept.handle
+        async with self.alone_with(sandbox_id):
+            kept = self.kept.get(sandbox_id)
+            if kept is not None and kept.handle.gone:
+                await self.drop(sandbox_id)
+                kept = None
+            if kept is None:
+                handle = await self.actors.sandbox(sandbox_id, session_id)
+                kept = self.kept.setdefault(sandbox_id, Kept(handle, time.monotonic()))
+            return kept.handle
+
+    def alone_with(self, sandbox_id: str) -> asyncio.Lock:
+        """Who makes a sandbox's actor, or writes its stream where it has none, holds this."""
+        return self._doors.setdefault(sandbox_id, asyncio.Lock())
 
     async def drop(self, sandbox_id: str) -> None:
         """Let go of a sandbox's actor; the machine, if there is one, runs on."""

@@ -74,6 +74,8 @@ class Actors(Protocol):
 
     door: Door
     """The host's own."""
+    driver: Driver
+    """Of this node, in the host's process."""
 
     async def sandbox(self, sandbox_id: str, session_id: str) -> SandboxHandle:
         """The sandbox's actor, its stream folded; its machine is found again where one runs."""
@@ -116,6 +118,9 @@ def sandbox_context(placement: Placement, journal: Journal, driver: Driver, door
         metadata=placement.metadata,
         door=door,
         freeze=settings.freeze,
+        snapshots=settings.snapshots,
+        snapshots_local=settings.snapshots_local,
+        stores=settings.store_url is not None,
     )
 
 
@@ -181,7 +186,7 @@ class LocalActors:
     def __init__(self, placement: Placement, journal: Journal, driver: Driver) -> None:
         self._placement = placement
         self._journal = journal
-        self._driver = driver
+        self.driver = driver
         self.door = Door(placement.settings.home / FOLDER / HOST_DOOR)
         self._context = sandbox_context(placement, journal, driver, self.door)
         # One pool of connections for all, made before the first claim: setting up TLS takes long, and blocks the loop.
@@ -210,20 +215,20 @@ class LocalActors:
 
     async def running(self) -> list[str]:
         """See `Actors`."""
-        return await self._driver.running()
+        return await self.driver.running()
 
     async def prepare(self) -> None:
         """See `Actors`."""
-        await prepare(self._driver, self._placement.settings)
+        await prepare(self.driver, self._placement.settings)
 
     async def remove(self, sandbox_id: str) -> None:
         """See `Actors`."""
-        await self._driver.remove(sandbox_id)
+        await self.driver.remove(sandbox_id)
 
     async def close(self) -> None:
         """See `Actors`."""
         await self._client.close()
-        await self._driver.close()
+        await self.driver.close()
 
 
 async def prepare(driver: Driver, settings: Settings) -> None:

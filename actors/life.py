@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from actors.entity import Entity, Fold, execute_together
 from actors.handle import SandboxFailed
 from actors.machines.protocol import EndReason, MachineError, MachineSpec
+from actors.snapshotting import Snapshotting
 from events import sandbox as fold
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from actors.journal import Journal
-    from actors.machines.protocol import Driver, Machine, Taken
+    from actors.machines.protocol import Driver, Machine
     from actors.pace import Pace
     from actors.visits.door import Door
     from events.types import Limits
@@ -54,6 +55,12 @@ class SandboxContext:
     door: Door
     """Where visitors come in."""
     freeze: Literal["turn", "call", "never"] = "turn"
+    snapshots: str = "never"
+    """The setting of that name."""
+    snapshots_local: int = 2
+    """How many of a sandbox's stay on the node."""
+    stores: bool = False
+    """Whether there is a snapshot store."""
 
     def entity(self, sandbox_id: str, session_id: str) -> SandboxEntity:
         """A sandbox's stream and state, not loaded yet."""
@@ -80,7 +87,8 @@ class Life:
         self.entity = entity
         self.machine: Machine | None = None
         self.turn = asyncio.Lock()
-        self._context = context
+        self.context = context
+        self.snapshotting = Snapshotting(self)
         self._busy = busy
         self._watch: asyncio.Task[None] | None = None
 
@@ -97,7 +105,7 @@ class Life:
     @property
     def limits(self) -> Limits:
         """As they were when the sandbox was made: a changed setting is for new sandboxes."""
-        return self.state.limits or self._context.limits
+        return self.state.limits or self.context.limits
 
     async def record(self, *commands: fold.Command, causation_id: str = "") -> None:
         """Commands that belong to this life of the sandbox. Each time is a command of its own.
@@ -138,7 +146,7 @@ class Life:
             if self.machine is None:
                 await self.run()
             return
-        machine = await self._context.driver.adopt(self.sandbox_id)
+        machine = await self.context.driver.adopt(self.sandbox_id)
         if machine is not None:
             await machine.kill()
 
@@ -146,7 +154,7 @@ class Life:
         """The log says that a machine runs, but not in this process: its host died. Find it, or record the loss."""
         frozen = self.state.phase is fold.Phase.FROZEN
         try:
-            machine = await self._context.driver.adopt(self.sandbox_id)
+            machine = await self.context.driver.adopt(self.sandbox_id)
         except MachineError as error:
             # It runs and does not answer; starting a new one ends it.
             await self.record(fold.Crash(reason="unresponsive", detail=str(error)[:500]))
@@ -158,7 +166,7 @@ class Life:
         await self.record(
             fold.Recover(
                 machine_id=machine.machine_id,
-                node=self._context.node,
+                node=self.context.node,
                 kept="memory_and_files",
                 seconds=time.monotonic() - began,
             )
@@ -180,12 +188,12 @@ class Life:
         machine, seconds = await self._begin(None)
         if self.state.phase is fold.Phase.CRASHED:
             told: fold.Command = fold.Recover(
-                machine_id=machine.machine_id, node=self._context.node, kept="files", seconds=seconds
+                machine_id=machine.machine_id, node=self.context.node, kept="files", seconds=seconds
             )
         else:
             told = fold.Start(
                 machine_id=machine.machine_id,
-                node=self._context.node,
+                node=self.context.node,
                 seconds=seconds,
                 agent_version=machine.guest.info.agent_version,
             )
@@ -197,7 +205,7 @@ class Life:
         await self._begun(
             machine,
             fold.Resume(
-                machine_id=machine.machine_id, node=self._context.node, snapshot_id=snapshot_id, seconds=seconds
+                machine_id=machine.machine_id, node=self.context.node, snapshot_id=snapshot_id, seconds=seconds
             ),
         )
 
@@ -205,10 +213,10 @@ class Life:
         spec = MachineSpec(self.sandbox_id, self.state.template, self.limits)
         # A fork's first machine has the memory of another sandbox.
         fresh = snapshot_id is not None and not self.state.machine_id
-        async with self._context.start_slots:
+        async with self.context.start_slots:
             began = time.monotonic()
             try:
-                machine = await self._context.driver.start(spec, snapshot_id=snapshot_id, fresh=fresh)
+                machine = await self.context.driver.start(spec, snapshot_id=snapshot_id, fresh=fresh)
             except MachineError as error:
                 raise SandboxFailed(str(error)) from error
             return machine, time.monotonic() - began
@@ -279,11 +287,11 @@ class Life:
             return
         machine = await self._alive("suspended")
         frozen = self.state.phase is fold.Phase.FROZEN
-        taken = await self._take(machine, "rest", hold=True, frozen=frozen)
+        taken = await self.snapshotting.take(machine, "suspend", hold=True, frozen=frozen)
         used = fold.Used(taken.usage.cpu_seconds, taken.usage.memory_high_bytes)
         try:
             await self.record(
-                self._snapshot(taken, "suspend"),
+                self.snapshotting.told(taken, "suspend"),
                 fold.Suspend(reason=reason, snapshot_id=taken.snapshot_id, seconds=taken.seconds, used=used),
             )
         except BaseException:
@@ -293,7 +301,7 @@ class Life:
             raise
         self.let_go()
         await machine.kill()
-        await self._drop_snapshots(lambda one: one.startswith("rest-") and one != taken.snapshot_id)
+        await self.snapshotting.tidy()
 
     async def snapshot(self, reason: Literal["requested", "fork"]) -> str:
         """Take a snapshot of the machine, which goes on; its id. The snapshot that it lies in, where it is suspended.
@@ -304,11 +312,16 @@ class Life:
             return self.state.snapshot_id
         machine = await self._alive("snapshotted")
         frozen = self.state.phase is fold.Phase.FROZEN
-        taken = await self._take(machine, "fork" if reason == "fork" else "snap", hold=False, frozen=frozen)
+        taken = await self.snapshotting.take(machine, reason, hold=False, frozen=frozen)
         if frozen:
             await machine.freeze()
-        await self.record(self._snapshot(taken, reason))
+        await self.record(self.snapshotting.told(taken, reason))
         return taken.snapshot_id
+
+    async def snapshot_soon(self, reason: Literal["turn", "call", "every"]) -> None:
+        """Take a snapshot of a machine that runs; returns when it runs on, and the snapshot is recorded later."""
+        if self.machine is not None and self.state.phase is fold.Phase.RUNNING:
+            await self.snapshotting.begin(self.machine, reason)
 
     async def _alive(self, what: str) -> Machine:
         if self.machine is None and self.state.phase in (fold.Phase.RUNNING, fold.Phase.FROZEN):
@@ -340,65 +353,50 @@ class Life:
         asleep = fold.Suspend(reason="fork", snapshot_id=snapshot_id)
         forked = tuple(fold.Fork(child=child, snapshot_id=snapshot_id) for child in children)
         made: list[tuple[SandboxEntity, tuple[fold.Command, ...]]] = [
-            (self._context.entity(child, self.state.session_id), (create, asleep)) for child in children
+            (self.context.entity(child, self.state.session_id), (create, asleep)) for child in children
         ]
         # Not by the snapshot's id alone: a sandbox that lies suspended in it can be forked again.
         command_id = f"fork-{snapshot_id}-{secrets.token_hex(4)}"
-        await execute_together(self._context.journal, command_id, (self.entity, forked), *made, causation_id=asked_by)
+        await execute_together(self.context.journal, command_id, (self.entity, forked), *made, causation_id=asked_by)
         return children
 
     async def forked(self) -> None:
         """Every child of the last fork was started: what they began with is theirs now."""
-        await self._drop_snapshots(lambda one: one.startswith("fork-") and one != self.state.snapshot_id)
-
-    async def _drop_snapshots(self, which: Callable[[str], bool]) -> None:
-        """Remove snapshots of this sandbox. One that stays costs room, no more."""
+        if self.context.stores:
+            return  # it goes when the store has it
         try:
-            for one in await self._context.driver.snapshots():
-                if one.sandbox_id == self.sandbox_id and which(one.snapshot_id):
-                    await self._context.driver.drop_snapshot(one.snapshot_id)
+            for one in await self.context.driver.snapshots():
+                mine = one.sandbox_id == self.sandbox_id and one.snapshot_id.startswith("fork-")
+                if mine and one.snapshot_id != self.state.snapshot_id:
+                    await self.context.driver.drop_snapshot(one.snapshot_id)
         except (MachineError, OSError) as error:
+            # One that stays costs room, no more.
             log.warning("snapshots not removed sandbox_id=%s %s", self.sandbox_id, error)
-
-    async def _take(self, machine: Machine, kind: str, *, hold: bool, frozen: bool) -> Taken:
-        try:
-            return await machine.snapshot(f"{kind}-{secrets.token_hex(8)}", hold=hold)
-        except MachineError as error:
-            if frozen and machine is self.machine:
-                await machine.freeze()
-            raise SandboxFailed(str(error)) from error
-
-    def _snapshot(self, taken: Taken, reason: Literal["suspend", "requested", "fork"]) -> fold.Snapshot:
-        return fold.Snapshot(
-            snapshot_id=taken.snapshot_id,
-            node=self._context.node,
-            image_bytes=taken.image_bytes,
-            held_seconds=taken.held_seconds,
-            reason=reason,
-        )
 
     # --- to end -----------------------------------------------------------------------------------------------------
 
     async def stop(self, reason: Literal["shutdown", "requested"]) -> None:
         """End the machine and keep the files. Memory that lies in a snapshot is given up."""
+        await self.snapshotting.settled()
         if self.state.phase not in (fold.Phase.RUNNING, fold.Phase.FROZEN, fold.Phase.SUSPENDED):
             return
         used = await self.used(self.machine)
         # First the record: a machine that ends unrecorded would read as a crash.
         await self.record(fold.Stop(reason=reason, used=used))
-        machine = self.let_go() or await self._context.driver.adopt(self.sandbox_id)
+        machine = self.let_go() or await self.context.driver.adopt(self.sandbox_id)
         if machine is not None:
             await machine.kill()
 
     async def kill(self, reason: Literal["session_over", "requested", "not_kept", "replaced"]) -> None:
         """The end: machine, files and snapshots are removed."""
+        await self.snapshotting.settled()
         if self.state.phase not in (fold.Phase.KILLED, fold.Phase.ABSENT):
             used = await self.used(self.machine)
             await self.record(fold.Kill(reason=reason, used=used))
         machine = self.let_go()
         if machine is not None:
             await machine.kill()
-        await self._context.driver.remove(self.sandbox_id)
+        await self.context.driver.remove(self.sandbox_id)
 
     async def used(self, machine: Machine | None) -> fold.Used:
         """What a machine has used so far, as far as anybody counted."""

@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from actors.journal import Journal
     from actors.keeping import Choice
     from actors.life import FreezeReason, SuspendReason
+    from actors.machines.protocol import Driver
     from actors.outcome import CallOutcome, InterruptReason
     from actors.session import Session
+    from events.sandbox import StoreSnapshot
 
 _SANDBOX_OPTIONS: dict[str, Any] = {
     "num_cpus": 0,
@@ -142,6 +144,14 @@ class RemoteSandbox:
     async def rest(self, reason: FreezeReason, force: bool = False) -> None:
         """See `Sandbox`."""
         await self._call("rest", reason, force)
+
+    async def snapshot_due(self, after: Literal["turn", "call"]) -> None:
+        """See `Sandbox`."""
+        await self._call("snapshot_due", after)
+
+    async def stored(self, kept: StoreSnapshot) -> None:
+        """See `Sandbox`."""
+        await self._call("stored", kept)
 
     async def suspend(self, reason: SuspendReason, force: bool = False) -> None:
         """See `Sandbox`."""
@@ -300,7 +310,7 @@ class ProcessActors:
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
         self._host = ray.get_runtime_context().current_actor
-        self._driver = make_driver(placement.settings)
+        self.driver: Driver = make_driver(placement.settings)
         doors = placement.settings.home / FOLDER
         for left in doors.glob("*.sock"):
             left.unlink()  # of the actors of a host before this one, which ended with it
@@ -328,15 +338,15 @@ class ProcessActors:
 
     async def running(self) -> list[str]:
         """See `Actors`."""
-        return await self._driver.running()
+        return await self.driver.running()
 
     async def prepare(self) -> None:
         """See `Actors`."""
-        await prepare(self._driver, self._placement.settings)
+        await prepare(self.driver, self._placement.settings)
 
     async def remove(self, sandbox_id: str) -> None:
         """See `Actors`."""
-        await self._driver.remove(sandbox_id)
+        await self.driver.remove(sandbox_id)
 
     async def close(self) -> None:
         """See `Actors`."""

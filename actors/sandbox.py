@@ -27,6 +27,7 @@ from actors.outcome import (
     out_of_memory_text,
     recorded_outcome,
 )
+from actors.snapshotting import policy_wants
 from actors.spool import Spool, spool_path
 from actors.visits.records import end_visits_of_the_dead, record_end
 from actors.visits.registry import Visits
@@ -61,6 +62,8 @@ class Sandbox:
         self.visits = Visits()
         self._rests: FreezeReason | None = None
         """Why it is to rest again once its visitors are gone; None where it is in use."""
+        self._calls = 0
+        """How many ended since the last snapshot."""
 
     @property
     def state(self) -> fold.SandboxState:
@@ -70,6 +73,8 @@ class Sandbox:
     async def load(self) -> None:
         """Fold the stream; make the sandbox known where it is new."""
         await self._entity.load()
+        # Whoever had it before us may have died before the snapshot that was due.
+        self._calls = min(len(self.state.calls), 1)
         if self.state.phase is fold.Phase.ABSENT:
             await self._entity.execute(
                 "create",
@@ -124,6 +129,25 @@ class Sandbox:
             if not self.visits:
                 await self._life.freeze(reason)
 
+    async def snapshot_due(self, after: Literal["turn", "call"]) -> None:
+        """Take a snapshot where the settings want one now. Returns when the machine runs on.
+
+        One that could not be taken is a warning, and nothing else.
+        """
+        if not policy_wants(self._context.snapshots, after, self._calls):
+            return
+        if self._call_turn.locked() or self.visits.copying:
+            return  # somebody is at work in it already; the next one is as good
+        async with self._call_turn, self._life.turn:
+            reason = policy_wants(self._context.snapshots, after, self._calls)
+            if reason is not None:
+                self._calls = 0
+                await self._life.snapshot_soon(reason)
+
+    async def stored(self, kept: fold.StoreSnapshot) -> None:
+        """Record that the snapshot store has a snapshot of it."""
+        await self._entity.execute(f"stored-{kept.snapshot_id}", kept)
+
     async def suspend(self, reason: SuspendReason, force: bool = False) -> None:
         """Put memory, processes and files to disk. What runs is awaited, or with `force` ended.
 
@@ -134,6 +158,7 @@ class Sandbox:
             await self.end_visits()
         async with self._alone(force, by_policy=reason in ("idle", "pressure")):
             await self._life.suspend(reason)
+            self._calls = 0
 
     @asynccontextmanager
     async def _alone(self, force: bool, *, by_policy: bool = False) -> AsyncIterator[None]:
@@ -194,6 +219,7 @@ class Sandbox:
         await self.end_visits()
         self._context.door.dismiss(self)
         async with self._life.turn:
+            await self._life.snapshotting.settled()
             machine = self._life.let_go()
             if machine is not None:
                 await machine.release()
@@ -355,6 +381,7 @@ class Sandbox:
         return CallOutcome(content, is_error=True, interrupted=True)
 
     async def _execute_call(self, call: ToolCall, step: str, *commands: fold.Command) -> None:
+        self._calls += step != "start"
         await self._entity.execute(f"{call.tool_use_id}/{step}", *commands, causation_id=call.tool_use_id)
 
     # --- files --------------------------------------------------------------------------------------------------

@@ -277,6 +277,7 @@ class Session:
             outcome = await self._run_call(call)
             self._last_progress = time.monotonic()
             await self._post(call, outcome)
+            await self._sandbox.snapshot_due("call")
             if self._next() is None:
                 await self._rest("call")
         except SandboxFailed as error:
@@ -294,6 +295,8 @@ class Session:
     async def _rest(self, reason: Literal["idle", "call"]) -> None:
         """The sandbox has nothing to do for now. One that can't be put to rest costs CPU, and that is all."""
         try:
+            if reason == "idle":
+                await self._sandbox.snapshot_due("turn")
             await self._sandbox.rest(reason)
         except SandboxFailed as error:
             log.warning("sandbox not frozen session_id=%s %s", self.claim.session_id, error)

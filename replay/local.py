@@ -223,6 +223,8 @@ class LocalHourglass:
                 "ANTHROPIC_BASE_URL": self.base_url,
                 "ANTHROPIC_ENVIRONMENT_ID": self.environments[0].id,
                 "ANTHROPIC_ENVIRONMENT_KEY": self.environments[0].key,
+                # This home is thrown away: nobody will want its snapshots from elsewhere.
+                "HOURGLASS_SNAPSHOT_STORE": "none",
                 # Ray leaves out lines that look like others, and a line for each session does.
                 "RAY_DEDUP_LOGS": "0",
             }

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_store() -> Iterator[None]:
+    """Every home has its own store by default, and would fill it with the template first; who tests it, names one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOURGLASS_SNAPSHOT_STORE", "none")
+        yield
+
+
 async def _remove_sandboxes(home: Path) -> None:
     """Leave nothing on the storage that all tests share."""
     if not (home / "log.db").exists():

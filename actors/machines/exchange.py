@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from actors.machines.images import IMAGE
-from actors.machines.listings import Listing, Listings
+from actors.machines.listings import Listing
 from actors.machines.locks import locked
 from actors.machines.protocol import SnapshotBroken, SnapshotMissing, SnapshotRecord
 from events.manifest import Manifest, Tree, template_id
@@ -39,12 +39,8 @@ class Exchange:
     def __init__(self, node: Node, store: SnapshotStore) -> None:
         self.store = store
         self._node = node
-        self._listings = Listings(node.storage / "listings")
+        self._listings = node.listings
         self._locks = node.storage / "listings" / ".locks"
-
-    def forget(self, sandbox_id: str) -> None:
-        """Drop what was seen of a sandbox that is over."""
-        self._listings.drop(sandbox_id)
 
     # --- up ---------------------------------------------------------------------------------------------------------
 
@@ -90,6 +86,8 @@ class Exchange:
         except ValueError as error:
             raise SnapshotBroken(f"the snapshot {snapshot_id} is broken: {error}; it is not stored") from error
         self._listings.save(record.sandbox_id, Listing(snapshot_id, kept.digest, seen))
+        if not node.images.path(snapshot_id).exists():
+            self._listings.drop(record.sandbox_id)  # its sandbox was removed meanwhile
         return kept
 
     def _template(self, root: str) -> Listing:

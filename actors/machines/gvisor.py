@@ -164,8 +164,6 @@ class GvisorDriver:
         """End the sandbox's machine and remove its tree and snapshots."""
         try:
             await asyncio.to_thread(self._node.remove, sandbox_id)
-            if self._exchange is not None:
-                self._exchange.forget(sandbox_id)
         except OSError as error:
             raise MachineError(f"the sandbox {sandbox_id} can't be removed: {error}") from error
 

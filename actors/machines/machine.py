@@ -22,6 +22,7 @@ from actors.machines.protocol import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from actors.machines.folder import MachineFolder, MachineRecord
@@ -97,37 +98,35 @@ class GvisorMachine:
         now, most = cgroups.memory_bytes(self.machine_id)
         return MachineUsage(cgroups.cpu_seconds(self.machine_id), most, now)
 
-    async def snapshot(self, snapshot_id: str, *, hold: bool = False) -> Taken:
+    async def snapshot(self, snapshot_id: str, *, hold: bool = False, awake: Callable[[], None] | None = None) -> Taken:
         """Quiet, checkpoint, tree, wake; then, with the guest running again, digests and durability."""
         began, images = time.monotonic(), self._node.images
         await self.thaw()
         fresh = await self._begin(snapshot_id)
+        runs_on = False
         try:
             await self.guest.quiesce()
             quiet = time.monotonic()
-            try:
-                await self._take(fresh)
-                usage = await self.usage()
-            except BaseException:
-                await self._wake_after_failure()
-                raise
+            await self._take(fresh)
+            usage = await self.usage()
             if not hold:
                 await self.guest.wake()
+                runs_on = True
             held = time.monotonic() - quiet
+            if awake is not None:
+                awake()
             files = await asyncio.to_thread(images.seal, fresh)
             record = await asyncio.to_thread(images.finish, fresh, self._snapshot_record(snapshot_id, fresh, files))
-        except (GuestBusy, MachineGone):
+        except BaseException as error:
+            # One that runs on may have been frozen since, and would not answer.
+            if not runs_on and not isinstance(error, (GuestBusy, MachineGone)):
+                await self._wake_after_failure()
             await asyncio.to_thread(self._discard, fresh)
-            raise
-        except (OSError, MachineError) as error:
-            await self._wake_after_failure()
-            await asyncio.to_thread(self._discard, fresh)
+            if not isinstance(error, (OSError, MachineError)) or isinstance(error, (GuestBusy, MachineGone)):
+                raise
             raise SnapshotFailed(
                 f"no snapshot of {self.sandbox_id} could be taken: {error}; the sandbox runs on"
             ) from error
-        except BaseException:
-            await asyncio.to_thread(self._discard, fresh)
-            raise
         self._held = snapshot_id if hold else ""
         return Taken(snapshot_id, record.image_bytes, held, time.monotonic() - began, usage)
 

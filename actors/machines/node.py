@@ -16,6 +16,7 @@ from actors.machines import cgroups
 from actors.machines.folder import MachineFolder, MachineRecord
 from actors.machines.images import Images, check_driver
 from actors.machines.launch import Nursery, end_machine, open_supervisor
+from actors.machines.listings import Listings
 from actors.machines.locks import holder, locked
 from actors.machines.protocol import MachineUnavailable, SnapshotRecord
 from actors.machines.runsc import Runsc, find_runsc
@@ -69,6 +70,7 @@ class Node:
         self.waiting = storage / "machines" / ".waiting"
         """Folders of slots."""
         self.nursery = Nursery()
+        self.listings = Listings(storage / "listings")
         self._volumes_wanted = volumes
         self._pool_bytes = pool_bytes
         self._runsc_path = runsc
@@ -164,6 +166,7 @@ class Node:
     def remove(self, sandbox_id: str) -> None:
         """End the sandbox's machine, and remove its tree and the snapshots of it."""
         self.remove_tree(sandbox_id)
+        self.listings.drop(sandbox_id)
         for record in self.images.records():
             if record.sandbox_id == sandbox_id:
                 self.drop_snapshot(record.snapshot_id)

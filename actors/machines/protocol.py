@@ -322,11 +322,12 @@ class Machine(Protocol):
         """What it has used since it was started or resumed."""
         ...
 
-    async def snapshot(self, snapshot_id: str, *, hold: bool = False) -> Taken:
+    async def snapshot(self, snapshot_id: str, *, hold: bool = False, awake: Callable[[], None] | None = None) -> Taken:
         """Take image and file tree together, while the guest is quiet; durable when it returns.
 
-        A frozen machine is thawed for it. Afterwards the guest runs on; with `hold` it stays quiet until `wake`,
-        so that a caller may record the snapshot first and then `kill` a machine whose tree is exactly the snapshot's.
+        `awake` is called when the guest runs again, which is earlier. A frozen machine is thawed for it. Afterwards the
+        guest runs on; with `hold` it stays quiet until `wake`, so that a caller may record the snapshot first and then
+        `kill` a machine whose tree is exactly the snapshot's.
         Raises `GuestBusy` while a tool call runs, `SnapshotFailed` where it could not be taken: nothing of it is left
         then, and the guest runs on.
         """

@@ -32,7 +32,7 @@ _LINES = "".join(f"line {number} of what a command printed\n" for number in rang
 
 async def main(home: Path, sessions: int, warm: int, real: int) -> dict[str, Any]:
     """What idle sessions cost; `warm` of them come and go before, `real` have machines that start and are suspended."""
-    settings = Settings(home=home, suspend_after=0.0, waiting_containers=0, durability="normal")
+    settings = Settings(home=home, suspend_after=0.0, waiting_containers=0, durability="normal", snapshot_store="none")
     host = Host(settings, node=_NODE)
     try:
         await host.recover()
