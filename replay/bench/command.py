@@ -25,6 +25,7 @@ BENCHES = (
     "create",
     "resume",
     "resume-tree",
+    "storage",
     "suspend",
     "fork",
     "idle",
