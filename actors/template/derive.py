@@ -10,6 +10,7 @@ Nothing of a root that is not ours is run on the host, and no link in it is foll
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import shlex
 import time
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     """Hears what the commands of steps print, untrusted."""
 
 _WORKDIR = "/workspace"
+_VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 _STEPS = (0.35, 0.85)
 """How far a build is when its steps begin, and end."""
 
@@ -77,8 +79,7 @@ def build_from(
 
     Raises:
         StepFailed: a step's command failed; there is no new template, and the steps before it are kept.
-        TemplateError: the origin can't be used, or a step can't be done.
-        OSError: the storage failed.
+        TemplateError: the origin can't be used, a step can't be done, or the storage failed.
     """
     if name == BASE:
         raise TemplateError(
@@ -87,6 +88,22 @@ def build_from(
         )
     if (origin.kind, origin.place) == ("template", name):
         raise TemplateError(f"the template {name!r} can't be made from itself; give one of them another name")
+    try:
+        return _build(volumes, name, origin, recipe, limits, progress, on_output, force)
+    except OSError as error:
+        raise TemplateError(f"the template {name!r} can't be built: {error}; see to it, and build again") from error
+
+
+def _build(
+    volumes: Volumes,
+    name: str,
+    origin: Origin,
+    recipe: Recipe,
+    limits: Limits,
+    progress: Progress,
+    on_output: Listener | None,
+    force: bool,
+) -> Manifest:
     volumes.prepare()
     layers = Layers(volumes)
     progress(0.0, "waiting for another build")
@@ -242,7 +259,9 @@ class _Build:
 
 def run_command(command: str, env: dict[str, str], workdir: str) -> str:
     """What the shell of a step's machine is told. A quote that the step leaves open ends with the step."""
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in env.items() if name.isidentifier())
+    exports = "".join(
+        f"export {name}={shlex.quote(value)}\n" for name, value in env.items() if re.fullmatch(_VARIABLE, name)
+    )
     folder = shlex.quote(workdir)
     return (
         f"(\n{exports}[ -d {folder} ] || mkdir -p {folder}\ncd {folder} || exit\nset -e\neval {shlex.quote(command)}\n)"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import os
 import platform
 import posixpath
@@ -20,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from actors.template.archives import Member
 from actors.template.manifest import TemplateError
 from actors.template.rooted import BadPath, open_beneath, parts_of
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 _JSON_BYTES = 8 * 1024**2
 _LAYERS_MAX = 512
+_FILES_MAX = 10_000
+"""Of an image's archive; what comes later is not found."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64", "ppc64le": "ppc64le", "s390x": "s390x"}
 _TAG = "org.opencontainers.image.ref.name"
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
@@ -166,8 +170,9 @@ class _Archive:
     def __init__(self, path: str) -> None:
         self.what = path
         try:
-            self._tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed by `close`
-            self._members = {posixpath.normpath(member.name): member for member in self._tar}
+            self._tar = tarfile.open(path, "r:", tarinfo=Member)  # noqa: SIM115 - closed by `close`
+            found = itertools.islice(self._tar, _FILES_MAX)
+            self._members = {posixpath.normpath(member.name): member for member in found}
         except (tarfile.TarError, EOFError, UnicodeError, ValueError) as error:
             raise TemplateError(f"{path} is no uncompressed tar archive of an image: {error}") from None
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _COPY_SECONDS = 3600.0
 _PIECE = 1024**2
+_ROOM_BYTES = 1024**3
+"""What is to be left on the disk."""
 _DOWNLOAD = "image-"
 _SYSTEM = {"bin", "dev", "etc", "home", "lib", "opt", "root", "sbin", "usr", "var"}
 
@@ -82,7 +84,7 @@ def _template(volumes: Volumes, name: str) -> Start:
 def _image(volumes: Volumes, image: Image, origin: Origin) -> Start:
     def fill(name: str, progress: Callable[[int], None]) -> Path:
         root = volumes.new_root(name)
-        done = 0
+        heard, done = _with_room(volumes.storage, progress), 0
         with Rooted(root) as inside:
             for number, layer in enumerate(image.layers, 1):
                 what = f"layer {number} of {origin}"
@@ -94,7 +96,7 @@ def _image(volumes: Volumes, image: Image, origin: Origin) -> Start:
                         inside,
                         whiteouts=True,
                         what=what,
-                        progress=lambda count, before=before: progress(before + count),  # type: ignore[misc]
+                        progress=lambda count, before=before: heard(before + count),  # type: ignore[misc]
                     )
                     done += found.bytes
                     plain.check(layer.diff_id, what)
@@ -113,7 +115,8 @@ def _tarball(volumes: Volumes, path: Path) -> Start:
     def fill(name: str, progress: Callable[[int], None]) -> Path:
         root = volumes.new_root(name)
         with Rooted(root) as inside, path.open("rb") as file:
-            unpack(decompressed(file), inside, whiteouts=False, what=str(path), progress=progress)
+            heard = _with_room(volumes.storage, progress)
+            unpack(decompressed(file), inside, whiteouts=False, what=str(path), progress=heard)
             _check_root(inside, f"tarball:{path}")
         return root
 
@@ -131,7 +134,10 @@ def _folder(volumes: Volumes, path: Path) -> Start:
         how = ("--archive", "--one-file-system", "--reflink=auto", "--no-target-directory")
         run(["cp", *how, path, root], timeout=_COPY_SECONDS)
         # A machine has its own devices.
-        run(["find", root, "-xdev", "(", "-type", "b", "-o", "-type", "c", "-o", "-type", "s", ")", "-delete"])
+        run(
+            ["find", root, "-xdev", "(", "-type", "b", "-o", "-type", "c", "-o", "-type", "s", ")", "-delete"],
+            timeout=600,
+        )
         with Rooted(root) as inside:
             _check_root(inside, f"rootfs:{path}")
         return root
@@ -153,6 +159,19 @@ def _looks(root: Path) -> str:
                 if stat.S_ISDIR(status.st_mode) and status.st_dev == device:
                     waiting.append(Path(entry.path))
     return digest.hexdigest()[:32]
+
+
+def _with_room(storage: Path, progress: Callable[[int], None]) -> Callable[[int], None]:
+    """A `progress` that ends an unpacking before the disk is full: what lies there is every sandbox's."""
+
+    def heard(count: int) -> None:
+        if shutil.disk_usage(storage).free < _ROOM_BYTES:
+            raise TemplateError(
+                f"no room on the disk: {storage} has less than {_ROOM_BYTES // 1024**2} MiB left; free some"
+            )
+        progress(count)
+
+    return heard
 
 
 def _check_root(root: Rooted, what: str) -> None:

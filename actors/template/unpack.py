@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import zstandard
 
+from actors.template.archives import Member
 from actors.template.manifest import TemplateError
 from actors.template.rooted import BadPath, Rooted, parts_of
 
@@ -27,15 +28,6 @@ if TYPE_CHECKING:
 BYTES_MAX = 64 * 1024**3
 """Of all files of one archive together, unpacked."""
 ENTRIES_MAX = 4_000_000
-HEADER_BYTES_MAX = 1024**2
-"""Of one extended header, which is read whole: a long name, or attributes."""
-_HEADERS = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
 _PIECE = 1024**2
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
@@ -72,14 +64,14 @@ def unpack(
     Args:
         whiteouts: whether `.wh.` names take away what lower layers had, as in OCI images.
         what: for errors.
-        progress: hears the bytes that were written so far.
+        progress: hears how many bytes there are by now, before they are written; what it raises ends it.
 
     Raises:
         TemplateError: it is no archive, is cut short, or has what no root may be given.
     """
     layer = _Layer(root, what, progress)
     try:
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=Member) as archive:
             for member in archive:
                 layer.take(archive, member, whiteouts=whiteouts)
         # To its end: a digest is that of the whole.
@@ -101,16 +93,6 @@ _UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueErro
 """What the readers raise for archives that are none, are cut, or say of a time or a size what can't be."""
 
 
-class _Member(tarfile.TarInfo):
-    """An entry whose headers are bounded, since they are read before anybody sees the entry."""
-
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        # The one place that the library gives a subclass for this.
-        if self.size < 0 or (self.type in _HEADERS and self.size > HEADER_BYTES_MAX):
-            raise tarfile.ReadError(f"a header of {self.size} bytes; {HEADER_BYTES_MAX} are the most")
-        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
-
-
 class _Layer:
     def __init__(self, root: Rooted, what: str, progress: Callable[[int], None]) -> None:
         self.done = Unpacked()
@@ -122,8 +104,6 @@ class _Layer:
 
     def take(self, archive: tarfile.TarFile, member: tarfile.TarInfo, *, whiteouts: bool) -> None:
         """One entry of the archive."""
-        if member.size < 0:
-            raise BadPath(f"{member.name[:200]!r} has a size of {member.size}")
         self.done.entries += 1
         self.done.bytes += member.size if member.isreg() else 0
         if self.done.entries > ENTRIES_MAX or self.done.bytes > BYTES_MAX:
@@ -181,8 +161,8 @@ class _Layer:
         how = {"mode": member.mode, "uid": member.uid, "gid": member.gid}
         with self._root.new_file(path, **how, mtime=member.mtime) as fd, open(fd, "wb", closefd=False) as file:
             while piece := content.read(_PIECE):
+                self._progress(self.done.bytes)
                 file.write(piece)
-        self._progress(self.done.bytes)
 
     def _white_out(self, folder: str, name: str) -> None:
         if name == _OPAQUE:

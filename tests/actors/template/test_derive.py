@@ -419,3 +419,26 @@ def test_the_command_of_a_step_can_not_leave_its_quotes() -> None:
 
 def test_the_base_template_is_built_the_old_way(volumes: Volumes) -> None:
     assert build_template(volumes, "base", lambda *_: None).origin == "debian"
+
+
+def test_a_disk_that_is_nearly_full_ends_the_build(
+    build: Build, volumes: Volumes, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.template.start._ROOM_BYTES", 2**60)
+    (tmp_path / "other.tar").write_bytes(archive(*files(etc__only_here=names[0])))
+    with pytest.raises(TemplateError, match="no room on the disk"):
+        build(f"tarball:{tmp_path}/other.tar")
+    assert not [path.name for path in (volumes.templates / "layers").iterdir() if path.suffix == ".new"]
+
+
+def test_an_environment_that_is_too_large_is_refused(build: Build, tmp_path: Path) -> None:
+    image = layout(tmp_path / "image", [busybox_root()], Env=[f"V{number}={'ö' * 8000}" for number in range(5)])
+    with pytest.raises(TemplateError, match="set fewer"):
+        build(f"oci:{image}")
+
+
+def test_a_root_that_can_not_be_written_says_so(build: Build, tmp_path: Path) -> None:
+    loop = member("etc", tarfile.SYMTYPE, linkname="etc")
+    (tmp_path / "base.tar").write_bytes(archive((loop, b""), (member("usr", tarfile.DIRTYPE), b"")))
+    with pytest.raises(TemplateError, match=r"can't be built: .*symbolic links"):
+        build(f"tarball:{tmp_path}/base.tar")

@@ -14,6 +14,7 @@ import pytest
 import zstandard
 
 from actors.template import unpack as unpacking
+from actors.template.archives import HEADER_BYTES_MAX
 from actors.template.manifest import TemplateError
 from actors.template.rooted import BadPath, Rooted
 from actors.template.unpack import Unpacked, decompressed, unpack
@@ -193,7 +194,7 @@ def test_a_time_that_can_not_be_is_an_error_of_the_archive(root: Path, kind: byt
 
 
 def test_headers_are_bounded_before_they_are_read(root: Path) -> None:
-    data = archive((member("x", pax_headers={"comment": "x" * (unpacking.HEADER_BYTES_MAX + 1)}), b""))
+    data = archive((member("x", pax_headers={"comment": "x" * (HEADER_BYTES_MAX + 1)}), b""))
     with pytest.raises(TemplateError, match="a header of"):
         put(root, gzip.compress(data))
     with pytest.raises(TemplateError, match=r"a size of -1|a header of -1"):
@@ -203,3 +204,41 @@ def test_headers_are_bounded_before_they_are_read(root: Path) -> None:
 def test_damaged_gzip_is_an_error_of_the_archive(root: Path) -> None:
     with pytest.raises(TemplateError, match=r"a\.tar can't be read"):
         put(root, b"\x1f\x8b\x08\0\0\0\0\0\0\x03" + b"\xff" * 64)
+
+
+def header(kind: bytes, size: int) -> bytes:
+    """A header alone, which promises what does not follow."""
+    return member("x", kind, size=size).tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_header_that_would_fill_the_memory_is_refused(root: Path, kind: bytes) -> None:
+    with pytest.raises(TemplateError, match=r"is refused: it has a header of 8,000,000,000 bytes"):
+        put(root, archive(*files(a="1"))[:1024] + header(kind, 8_000_000_000) + bytes(10_000))
+
+
+def test_files_with_holes_are_refused(root: Path) -> None:
+    with pytest.raises(TemplateError, match="is stored with holes; make the archive without --sparse"):
+        put(root, header(tarfile.GNUTYPE_SPARSE, 0) + bytes(2048))
+    for version in ({"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, {"GNU.sparse.map": "0,1"}):
+        with pytest.raises(TemplateError, match="is stored with holes"):
+            put(root, archive((member("f", pax_headers=version), b"x")))
+
+
+def test_a_header_that_is_damaged_is_not_the_end(root: Path) -> None:
+    data = bytearray(archive(*files(a="1", b="2", c="3")))
+    data[1024 + 148] ^= 1  # the checksum of the second
+    with pytest.raises(TemplateError, match="can't be read: a header is damaged"):
+        put(root, bytes(data))
+
+
+def test_names_that_no_file_can_have_are_refused(root: Path) -> None:
+    for entry in (
+        member("f", tarfile.SYMTYPE, linkname=""),
+        member("f" * 300),
+        member("f", tarfile.SYMTYPE, linkname="x" * 5000),
+    ):
+        with pytest.raises(TemplateError):
+            put(root, archive((entry, b"")))
+    with pytest.raises(TemplateError, match="can't be unpacked"):
+        put(root, archive((member("a", tarfile.SYMTYPE, linkname="a"), b""), (member("a/f"), b"")))
