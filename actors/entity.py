@@ -7,6 +7,7 @@ version that this actor believes in, and only then evolved. Whoever was replaced
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -16,18 +17,33 @@ from events.errors import StaleEpoch, WrongExpectedVersion
 from events.log import Append
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from actors.journal import Journal
     from events.envelope import Event
     from events.types import EventData
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 StateT = TypeVar("StateT")
 CommandT = TypeVar("CommandT")
 
 
 class Replaced(Exception):
     """Raised when another actor writes this entity's stream: this one must stop and touch nothing more."""
+
+
+async def to_its_end(step: Coroutine[Any, Any, T]) -> T:
+    """Await a step that must not be left half done: whoever is cancelled meanwhile waits for its end first."""
+    task = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()):
+            log.warning("failed, and nobody waited for it: %r", error)
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +94,9 @@ class Entity(Generic[StateT, CommandT]):
         `command_id` must be the same for a repeat of the same commands: a repeat appends nothing. Returns the events,
         none where nothing was left to happen. Raises `Replaced`, and what `decide` and the log raise.
         """
+        return await to_its_end(self._execute(command_id, commands, causation_id))
+
+    async def _execute(self, command_id: str, commands: Sequence[CommandT], causation_id: str) -> list[Event]:
         async with self._turn:
             unsure, self._unsure = self._unsure, True
             if unsure:
@@ -146,6 +165,12 @@ async def execute_together(
 
     Raises `Replaced` where another actor writes one of them, and what `decide` and the log raise.
     """
+    await to_its_end(_execute_together(journal, command_id, parts, causation_id))
+
+
+async def _execute_together(
+    journal: Journal, command_id: str, parts: Sequence[tuple[Entity[Any, Any], Sequence[Any]]], causation_id: str
+) -> None:
     async with AsyncExitStack() as turns:
         for entity, _ in parts:
             await turns.enter_async_context(entity._turn)

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from actors.entity import Entity, Fold, execute_together
+from actors.entity import Entity, Fold, execute_together, to_its_end
 from actors.handle import SandboxFailed
 from actors.machines.protocol import EndReason, MachineError, MachineSpec
 from actors.snapshotting import Snapshotting
@@ -262,13 +262,8 @@ class Life:
         machine = self.machine
         if machine is None or self.state.phase is not fold.Phase.RUNNING:
             return
-        freezing = asyncio.create_task(self._freeze(machine, reason))
-        try:
-            await asyncio.shield(freezing)
-        except asyncio.CancelledError:
-            # Half of it is in a thread, which goes on: it would freeze a machine that was thawed meanwhile.
-            await asyncio.wait([freezing])
-            raise
+        # Half of it is in a thread, which goes on: it would freeze a machine that was thawed meanwhile.
+        await to_its_end(self._freeze(machine, reason))
 
     async def _freeze(self, machine: Machine, reason: FreezeReason) -> None:
         used = await self.used(machine)

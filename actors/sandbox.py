@@ -99,8 +99,9 @@ class Sandbox:
 
         Raises `SandboxFailed` where none can be started, or where the sandbox was killed.
         """
-        self._rests = None
         async with self._life.turn:
+            # Not before: who has the turn may say how it rests.
+            self._rests = None
             await self._life.run()
 
     async def recover(self) -> None:

@@ -25,6 +25,7 @@ import orjson
 
 from actors.conversation import ToolCall
 from actors.custom_tools import KEEP, TRY, BadInput, TryInput, parse_keep, parse_try
+from actors.entity import to_its_end
 from actors.handle import SandboxFailed
 from actors.keeping import OVER, Asked, choose, forks_of, read_state
 from actors.outcome import CallOutcome, InterruptReason, recorded_outcome
@@ -32,7 +33,7 @@ from events import sandbox as fold
 from events.types import SandboxForked
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from actors.custom_tools import Variant
     from actors.forks import Forks
@@ -131,7 +132,8 @@ class Tries:
         # Of the try before, or of this one, cut off half-way.
         await self._forks.end(await self._living(sandbox.sandbox_id))
         try:
-            children = await _to_its_end(sandbox.fork(len(asked.variants), call.tool_use_id))
+            # Until the parent goes on, and its forks are known.
+            children = await to_its_end(sandbox.fork(len(asked.variants), call.tool_use_id))
         except SandboxFailed as error:
             return _failed(f"{TRY}: the sandbox could not be forked, and nothing was tried: {error}")
         told = await self._run_all(asked, children)
@@ -278,16 +280,6 @@ async def _run_variant(handle: SandboxHandle, variant: Variant, child: str, seco
             return written
     given = {"command": variant.command, "timeout_ms": max(1, round(seconds * 1000))}
     return await handle.run_call(ToolCall(f"{child}-command", "bash", given))
-
-
-async def _to_its_end(forking: Coroutine[Any, Any, list[str]]) -> list[str]:
-    """The forks, or none: whoever is cancelled meanwhile waits until the parent goes on, and its forks are known."""
-    task = asyncio.ensure_future(forking)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 def _told(

@@ -59,10 +59,11 @@ class SandboxForwardClosed(Payload):
 
 
 class SandboxFileCopied(Payload):
-    """A file went into the sandbox or out of it, whole."""
+    """A file or a folder goes into the sandbox, or went out of it."""
 
     type: Literal["sandbox.file_copied"] = "sandbox.file_copied"
     path: str
     """In the sandbox."""
     direction: Literal["in", "out"]
-    bytes: int
+    bytes: int | None
+    """None where one that goes in begins; the next event says that it is there whole, and without it some may be."""

@@ -212,11 +212,11 @@ class CloseForward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordCopy:
-    """A file went in or out; each copy is an event."""
+    """A file begins to go in, or went in or out whole."""
 
     path: str
     direction: Literal["in", "out"]
-    size: int
+    size: int | None
 
 
 Command = (

@@ -86,9 +86,9 @@ class Agent:
         self._toolbox = Toolbox(self._children, workdir, env)
         self._guard = Guard(self._toolbox, self._children, self._busy, whole_machine=is_init)
         self._calls = Calls(self._toolbox, self._started)
-        self._programs = Programs(self._children, workdir, env, self._guard.watch)
-        self._workdir = workdir
         self._quiet = Quiet(lambda: pids() - {os.getpid()} if is_init else self._own_offspring())
+        self._programs = Programs(self._children, workdir, env, self._quiet, self._guard.watch)
+        self._workdir = workdir
         self._kinds: dict[str, Callable[[Channel], None]] = {
             "tool": self._tool,
             "interrupt": self._interrupt,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import select
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from actors.guest.channel import Channel
     from actors.guest.processes import Child, Children
+    from actors.guest.quiet import Quiet
 
 BEGUN = b"b"
 STDOUT = b"o"
@@ -36,10 +38,12 @@ EXIT = b"x"
 """First byte of every DATA frame to the host: it runs; what it prints; JSON `{"exit_code"}`."""
 
 HANG_UP_S = 1.0
-"""From SIGHUP to SIGKILL."""
+"""From SIGHUP to SIGKILL, not counting what a snapshot takes in between."""
 LAST_WORDS_S = 0.1
 """How long output is awaited from what a program that ended has left behind."""
 _READ_BYTES = 64 * 1024
+_LOOK_S = 0.02
+"""How often one that was hung up is looked after."""
 _STUCK_MS = 500
 """How often a program that does not read its input is looked after."""
 _END_OF_INPUT = b"\x04"
@@ -48,10 +52,13 @@ _END_OF_INPUT = b"\x04"
 class Programs:
     """All programs that run. Any thread may ask."""
 
-    def __init__(self, children: Children, workdir: str, env: Mapping[str, str], on_start: Callable[[], None]) -> None:
+    def __init__(
+        self, children: Children, workdir: str, env: Mapping[str, str], quiet: Quiet, on_start: Callable[[], None]
+    ) -> None:
         self._children = children
         self._workdir = workdir
         self._env = env
+        self._quiet = quiet
         self._on_start = on_start
         self._running: dict[str, Program] = {}
 
@@ -84,11 +91,13 @@ class Programs:
         if words[0] == interpreter.BASH:
             words[:1] = interpreter.bash()
         path = find(words[0], whole.get("PATH", ""), cwd)
-        self._on_start()
-        program = Program(channel, self._children, path, words, whole, cwd, _size(size) if size else None)
+        terminal = _size(size) if size else None
+        program = Program(channel, self._children, self._quiet, path, words, whole, cwd, terminal)
         process_id = str(params["process_id"])
         self._running[process_id] = program
         try:
+            # Who watches goes by what runs: started any earlier, it would see nothing and end.
+            self._on_start()
             program.converse()
         finally:
             del self._running[process_id]
@@ -134,6 +143,7 @@ class Program:
         self,
         channel: Channel,
         children: Children,
+        quiet: Quiet,
         path: str,
         argv: list[str],
         env: Mapping[str, str],
@@ -142,6 +152,7 @@ class Program:
     ) -> None:
         """Start it. Raises `OSError`."""
         self._channel = channel
+        self._quiet = quiet
         self._lock = threading.Lock()
         self._hung_up = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -206,8 +217,9 @@ class Program:
 
     def signal(self, number: int) -> None:
         """Signal its process group."""
-        if self.child.status is None:
-            processes.send(-self.child.pid, number)
+        with self._quiet.noisy():
+            if self.child.status is None:
+                processes.send(-self.child.pid, number)
 
     # --- input ---
 
@@ -310,15 +322,20 @@ class Program:
 
     def _hang_up(self) -> None:
         """End it as a terminal that goes away does; what insists is killed. What let go of the terminal goes on."""
-        for pid in session_of(self.child.pid):
-            processes.send(pid, signal.SIGHUP)
-            processes.send(pid, signal.SIGCONT)
-        deadline = time.monotonic() + HANG_UP_S
-        while insisting := self._insisting():
-            if time.monotonic() > deadline:
-                for pid in insisting:
-                    processes.send(pid, signal.SIGKILL)
-            time.sleep(0.02)
+        with self._quiet.noisy():
+            for pid in session_of(self.child.pid):
+                processes.send(pid, signal.SIGHUP)
+                processes.send(pid, signal.SIGCONT)
+        # Looks are counted, not time: one that is held for a snapshot meanwhile gets all of it.
+        for look in itertools.count(1):
+            time.sleep(_LOOK_S)
+            with self._quiet.noisy():
+                insisting = self._insisting()
+                if not insisting:
+                    return
+                if look * _LOOK_S >= HANG_UP_S:
+                    for pid in insisting:
+                        processes.send(pid, signal.SIGKILL)
 
     def _insisting(self) -> list[int]:
         """What is alive of its process group, and what has its terminal open still."""

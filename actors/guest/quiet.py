@@ -11,12 +11,13 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 
 from actors.guest import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 STOP_S = 2.0
 """How long processes are given to stop; they are asked again and again, since they may start others meanwhile."""
@@ -29,7 +30,7 @@ class Quiet:
     def __init__(self, mine: Callable[[], Iterable[int]]) -> None:
         """`mine` tells the processes that may be stopped."""
         self._mine = mine
-        self._lock = threading.Lock()
+        self._lock = threading.Condition(threading.Lock())
         self._stopped: set[int] | None = None
 
     @property
@@ -61,6 +62,16 @@ class Quiet:
         with self._lock:
             return self._go_on()
 
+    @contextmanager
+    def noisy(self) -> Iterator[None]:
+        """Wait until the guest is not quiet, and keep it so: for who signals what may have been stopped here.
+
+        A signal that lets a process go on would otherwise let it run under a snapshot, or as its parent in a fork.
+        """
+        with self._lock:
+            self._lock.wait_for(lambda: self._stopped is None)
+            yield
+
     def _stop(self, stopped: set[int]) -> None:
         deadline = time.monotonic() + STOP_S
         left_alone: set[int] = set()
@@ -83,6 +94,7 @@ class Quiet:
 
     def _go_on(self) -> int:
         stopped, self._stopped = self._stopped, None
+        self._lock.notify_all()
         if not stopped:
             return 0
         # Children first: a shell that asks about its jobs must not find one stopped.

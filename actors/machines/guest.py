@@ -12,7 +12,7 @@ import secrets
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
-from errno import EBUSY
+from errno import EBUSY, ETIMEDOUT
 from typing import TYPE_CHECKING
 
 from actors.machines.answers import HELLO_MAX, RESULT_MAX, Hello, Itself, Refusal, Result, parsed
@@ -185,7 +185,12 @@ class GuestConnection:
         """See `VisitedGuest.connect`."""
         with self._judged():
             async with self._mux.open("connect", port=port) as channel:
-                if await channel.receive() != b"c":
+                try:
+                    async with asyncio.timeout(REQUEST_S):
+                        said = await channel.receive()
+                except TimeoutError:
+                    raise OSError(ETIMEDOUT, os.strerror(ETIMEDOUT)) from None
+                if said != b"c":
                     raise GuestProtocolError("the guest agent did not say that it connected")
                 yield channel
 

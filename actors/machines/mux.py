@@ -8,7 +8,9 @@ channel holds what its window allows, and what waits for a guest that does not r
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 from collections import deque
 from typing import TYPE_CHECKING, Self
 
@@ -187,13 +189,21 @@ class Mux:
             raise
 
     def open(self, kind: str, **params: object) -> Channel:
-        """Open a channel. Raises `MachineGone`, `GuestProtocolError`, `MachineError` where too many are open."""
+        """Open a channel. Raises `MachineGone`, `GuestProtocolError`, `MachineError` where too many are open.
+
+        `OSError` E2BIG where the parameters are longer than a frame.
+        """
         self.check()
         if len(self._channels) >= CHANNELS_MAX:
             raise MachineError(f"{CHANNELS_MAX} requests to the guest agent are under way; wait for one to end")
+        # As it is, and not as escapes: what a request may hold is bounded in bytes of UTF-8.
+        said = json.dumps({"kind": kind, **params}, ensure_ascii=False, separators=(",", ":"))
+        payload = said.encode("utf-8", "surrogatepass")
+        if len(payload) > frames.MAX_PAYLOAD:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         channel = self._channels[self._next] = Channel(self, self._next)
         self._next += 2
-        self.send_now(frames.OPEN, channel.number, json.dumps({"kind": kind, **params}).encode())
+        self.send_now(frames.OPEN, channel.number, payload)
         return channel
 
     def leave(self, channel: Channel) -> None:

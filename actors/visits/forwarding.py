@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
+import struct
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 _READ_BYTES = 64 * 1024
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""A `linger` of no seconds: socket(7)."""
 
 
 @dataclass(slots=True)
@@ -145,8 +149,8 @@ async def _carry(
         inner, _ = await _ask(place, Connect(sandbox_id=place.sandbox_id, forward_id=forwarding.forward_id))
         forwarding.trouble = ""
         both = [
-            asyncio.create_task(_pump(reader, inner.writer, forwarding, "bytes_in")),
-            asyncio.create_task(_pump(inner.reader, writer, forwarding, "bytes_out")),
+            asyncio.create_task(_inwards(reader, inner, forwarding)),
+            asyncio.create_task(_outwards(inner, writer, forwarding)),
         ]
         try:
             await asyncio.gather(*both)
@@ -156,18 +160,39 @@ async def _carry(
             await asyncio.gather(*both, return_exceptions=True)
     except VisitRefused as error:
         forwarding.trouble = f"{error} {error.advice}"
-        writer.transport.abort()
-    except OSError:
-        writer.transport.abort()
+        _break_off(writer)
+    except (OSError, VisitorGone):
+        _break_off(writer)
     finally:
         writer.close()
         if inner is not None:
             inner.writer.close()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, forwarding: Forwarding, what: str) -> None:
+def _break_off(writer: asyncio.StreamWriter) -> None:
+    """Reset a connection: closed, it would look as if all had been said."""
+    connection: socket.socket = writer.get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+    writer.transport.abort()
+
+
+async def _inwards(reader: asyncio.StreamReader, inner: Line, forwarding: Forwarding) -> None:
     while data := await reader.read(_READ_BYTES):
-        setattr(forwarding, what, getattr(forwarding, what) + len(data))
+        forwarding.bytes_in += len(data)
+        await inner.send(frames.DATA, frames.CONTROL, data)
+    await inner.send(frames.END, frames.CONTROL)
+
+
+async def _outwards(inner: Line, writer: asyncio.StreamWriter, forwarding: Forwarding) -> None:
+    """Until its end is told. Raises `VisitRefused` and `VisitorGone` where it breaks instead."""
+    while True:
+        kind, _, data = await inner.frame()
+        if kind == frames.END:
+            break
+        if kind != frames.DATA:
+            raise refused(data)
+        forwarding.bytes_out += len(data)
         writer.write(data)
         await writer.drain()
     with contextlib.suppress(OSError):

@@ -13,7 +13,7 @@ import secrets
 import shlex
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from actors.guest import frames, trees
 from actors.machines.answers import Unpacked, parsed
@@ -26,7 +26,7 @@ from events import sandbox as fold
 from events.errors import IllegalTransition
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Coroutine
     from typing import Any
 
     from actors.machines.protocol import Guest
@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from actors.sandbox import Sandbox
     from actors.visits.wire import Line, Visit
 
+T = TypeVar("T")
+
 ENTRIES_MAX = 1_000_000
 """Files and folders of one copy out of a sandbox."""
 _NOT_FOUND, _NOT_RUNNABLE = 127, 126
-_READ_BYTES = 64 * 1024
 _COMMAND_MAX = 4000
 
 
@@ -240,29 +241,26 @@ async def _connect(sandbox: Sandbox, request: Connect, line: Line) -> None:
 async def _carry(stream: ByteStream, line: Line, forward: OpenForward) -> None:
     """Bytes both ways, until both ends have said all."""
 
+    all_said = asyncio.Event()
+
     async def inwards() -> None:
-        try:
-            while data := await line.reader.read(_READ_BYTES):
-                forward.bytes_in += len(data)
-                await stream.send(data)
-        except OSError as error:
-            raise VisitorGone(str(error)) from error
-        await stream.send(b"", last=True)
+        while True:
+            kind, _, data = await line.frame()
+            if all_said.is_set() or kind not in (frames.DATA, frames.END):
+                raise VisitorGone("the visitor sent what it may not")
+            forward.bytes_in += len(data)
+            await stream.send(data, last=kind == frames.END)
+            if kind == frames.END:
+                all_said.set()
 
     async def outwards() -> None:
         while data := await stream.receive():
             forward.bytes_out += len(data)
-            await line.send_raw(data)
-        with contextlib.suppress(OSError):
-            line.writer.write_eof()
+            await line.send(frames.DATA, frames.CONTROL, data)
+        await line.send(frames.END, frames.CONTROL)
+        await all_said.wait()
 
-    both = [asyncio.create_task(inwards()), asyncio.create_task(outwards())]
-    try:
-        await asyncio.gather(*both)
-    finally:
-        for task in both:
-            task.cancel()
-        await asyncio.gather(*both, return_exceptions=True)
+    await _first(inwards(), outwards())
 
 
 # --- copies ---------------------------------------------------------------------------------------------------------
@@ -281,12 +279,12 @@ async def _copy_out(sandbox: Sandbox, request: CopyOut, line: Line) -> None:
     async with sandbox.visit(copies=True) as machine:
         try:
             async with machine.guest.pack(request.path, recursive=request.recursive) as stream:
-                data = await _soon(stream)
+                data = await _soon(stream.receive())
                 await line.tell()
                 while data:
                     for frame in tree.judged(data):
                         await line.send(*frame)
-                    data = await _soon(stream)
+                    data = await _soon(stream.receive())
                 tree.finished()
         except OSError as error:
             raise _failed(request.path, error) from error
@@ -296,7 +294,9 @@ async def _copy_out(sandbox: Sandbox, request: CopyOut, line: Line) -> None:
 
 async def _copy_in(sandbox: Sandbox, request: CopyIn, line: Line) -> None:
     size = files = 0
-    async with sandbox.visit(copies=True) as machine:
+    # From here on its files differ from what the calls made of them, however far this comes.
+    begun = fold.RecordCopy(path=request.path, direction="in", size=None)
+    async with sandbox.visit(begun, copies=True) as machine:
         try:
             async with machine.guest.unpack(request.path, request.name) as stream:
                 await line.tell()
@@ -306,11 +306,12 @@ async def _copy_in(sandbox: Sandbox, request: CopyIn, line: Line) -> None:
                         raise VisitorGone("the visitor gave it up")
                     files += kind == frames.OPEN and trees.parse(payload)[0] == trees.FILE
                     size += len(payload) if kind == frames.DATA else 0
-                    await stream.send(frames.encode(kind, frames.CONTROL, payload), last=kind == frames.END)
+                    frame = frames.encode(kind, frames.CONTROL, payload)
+                    await _soon(stream.send(frame, last=kind == frames.END))
                     if kind == frames.END:
                         break
                 said = bytearray()
-                while data := await _soon(stream):
+                while data := await _soon(stream.receive()):
                     said += data
                     if len(said) > 2 * frames.MAX_PAYLOAD:
                         raise GuestProtocolError("the guest agent says too much of where a tree went")
@@ -323,11 +324,11 @@ async def _copy_in(sandbox: Sandbox, request: CopyIn, line: Line) -> None:
     await line.conclude(bytes=size, files=files)
 
 
-async def _soon(stream: ByteStream) -> bytes:
-    """What comes next; a guest that stands still is given up."""
+async def _soon(step: Awaitable[T]) -> T:
+    """One step of a copy; a guest that stands still is given up."""
     try:
         async with asyncio.timeout(REQUEST_S):
-            return await stream.receive()
+            return await step
     except TimeoutError:
         raise GuestProtocolError(f"a copy stood still for {REQUEST_S:g} s") from None
 

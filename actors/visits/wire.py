@@ -8,7 +8,7 @@ it, or RESET `{"error", "next", "exit_code"}`, which may come later too and ends
 | `find`     |                                                            |                                            |
 | `exec`     | DATA 0 its input, END 0; OPEN `{"resize"}` or `{"signal"}` | DATA 1 and 2; CREDIT 0; END `{"exit_code"}`|
 | `forward`  | nothing: it lasts until the connection ends                |                                            |
-| `connect`  | no frames any more, but the bytes of the connection        | the bytes of the connection                |
+| `connect`  | DATA 0 and END 0; a connection that breaks has no END      | DATA 0 and END 0                           |
 | `copy_in`  | a tree (`actors.guest.trees`), END and all                 | END `{"bytes", "files"}`                   |
 | `copy_out` |                                                            | a tree, then END `{"bytes", "files"}`      |
 """

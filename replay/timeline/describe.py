@@ -84,6 +84,11 @@ def _closed(data: types.SandboxForwardClosed) -> str:
     return f"{data.forward_id} closed after {duration(data.seconds)}: {moved}"
 
 
+def _copied(data: types.SandboxFileCopied) -> str:
+    how_much = "begins" if data.bytes is None else size(data.bytes)
+    return f"copied {data.direction}: {data.path}, {how_much}"
+
+
 def _took(seconds: float) -> str:
     return f" in {duration(seconds)}" if seconds else ""
 
@@ -147,7 +152,7 @@ _SAYERS: dict[type[Payload], Any] = {
     types.SandboxProcessEnded: _process_ended,
     types.SandboxForwardOpened: lambda data: (f"{data.forward_id} forwards to port {data.port}", Mood.PLAIN),
     types.SandboxForwardClosed: lambda data: (_closed(data), Mood.PLAIN),
-    types.SandboxFileCopied: lambda data: (f"copied {data.direction}: {data.path}, {size(data.bytes)}", Mood.PLAIN),
+    types.SandboxFileCopied: lambda data: (_copied(data), Mood.PLAIN),
     types.EgressConnected: lambda data: (
         f"connected to {data.host}:{data.port} ({data.address}; rule {data.rule})",
         Mood.PLAIN,

@@ -62,6 +62,17 @@ async def test_a_cancelled_append_leaves_no_entity_behind_its_stream(log: Sqlite
     assert one.state.claim_id == "c2"
 
 
+async def test_whoever_is_cancelled_knows_what_was_appended(log: SqliteLog) -> None:
+    one = entity(log)
+    task = asyncio.create_task(one.execute("first", claim(1)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert one.version == log.version("session-s1") == 1
+    assert one.state.claim_id == "c1"
+
+
 async def test_a_cancelled_append_of_several_leaves_none_behind(log: SqliteLog) -> None:
     one = entity(log)
     task = asyncio.create_task(execute_together(LocalJournal(log), "first", (one, [claim(1)])))

@@ -202,7 +202,11 @@ def files_are_copied(installed: Installed, sandbox: str, tmp_path: Path) -> None
     assert (tmp_path / "tool").read_text() == "#!/bin/sh\necho ran\n"
     assert installed.command("cp", f"{sandbox}:/tmp/tree/deep/tool", "-").stdout == "#!/bin/sh\necho ran\n"
     copies = told(installed, sandbox, "sandbox.file_copied")
-    assert [(one.direction, one.path) for one in copies[:2]] == [("in", "/tmp"), ("out", "/tmp/tree")]
+    assert [(one.direction, one.path, one.bytes) for one in copies[:3]] == [
+        ("in", "/tmp", None),
+        ("in", "/tmp", 80 * 1024**2 + 19),
+        ("out", "/tmp/tree", 80 * 1024**2 + 19),
+    ]
 
 
 def refusals_are_clear(installed: Installed, sandbox: str, tmp_path: Path) -> None:
@@ -227,6 +231,8 @@ def refusals_are_clear(installed: Installed, sandbox: str, tmp_path: Path) -> No
     assert done.returncode == 1
     assert "/tmp/nothing in the sandbox: No such file or directory" in done.stderr
     assert not (tmp_path / "x").exists()
+    # One that did not come in whole was begun all the same: files may have changed.
+    assert told(installed, sandbox, "sandbox.file_copied")[-1].bytes is None
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".hourglass")]
 
 

@@ -15,6 +15,7 @@ import pytest
 from actors.guest import frames, trees
 from actors.machines.gvisor import GvisorDriver
 from actors.machines.machine import GvisorMachine
+from actors.machines.mux import CHANNELS_MAX
 from actors.machines.protocol import GuestProtocolError, Machine, MachineGone
 from actors.machines.visiting import ByteStream, Program, RunningProcess
 from tests.conformance.conftest import NewSandbox
@@ -117,6 +118,38 @@ async def test_a_program_is_hung_up_when_its_channel_goes(machine: GvisorMachine
         await until(process, b"on")
     await gone(machine, "sleep")
     assert await machine.guest.read_file("/tmp/told", max_bytes=100) == b"hung up\n"
+
+
+async def test_nothing_lets_a_program_go_on_that_is_held_for_a_snapshot(machine: GvisorMachine) -> None:
+    what = script("trap '' HUP; echo on; while :; do echo tick >>/tmp/ticks; sleep 0.01; done")
+
+    async def ticks() -> bytes:
+        return await machine.guest.read_file("/tmp/ticks", max_bytes=1_000_000)
+
+    async with machine.guest.process(what) as process:
+        await until(process, b"on")
+        await machine.guest.quiesce()
+        held = await ticks()
+        asking = asyncio.create_task(machine.guest.signal(what.process_id, signal.SIGCONT))
+        await asyncio.sleep(0.2)
+        assert not asking.done()
+        assert await ticks() == held
+    # Its visitor has left, too: it is hung up, and killed since it insists, once it may go on.
+    await asyncio.sleep(1.2)
+    assert await ticks() == held
+    await machine.guest.wake()
+    await asking
+    await gone(machine, "sh")
+    assert len(await ticks()) > len(held)
+
+
+async def test_a_request_is_as_long_as_its_text_and_one_too_long_costs_no_channel(machine: GvisorMachine) -> None:
+    long = "é" * 28_000
+    assert await ran(machine, program("printf", "%s", long)) == (0, long.encode(), b"")
+    for _ in range(CHANNELS_MAX + 1):
+        with pytest.raises(OSError, match="too long"):
+            await ran(machine, program("true", long * 2))
+    assert (await ran(machine, program("true")))[0] == 0
 
 
 async def test_what_a_program_leaves_behind_goes_on(machine: GvisorMachine) -> None:

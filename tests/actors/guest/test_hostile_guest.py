@@ -439,6 +439,14 @@ async def test_a_connection_that_was_not_made() -> None:
                 pass
 
 
+async def test_a_connection_that_is_never_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.machines.guest.REQUEST_S", 0.1)
+    async with lied_to(answering()) as guest:
+        with pytest.raises(TimeoutError, match="timed out"):
+            async with guest.connect(80):
+                pass
+
+
 async def test_an_agent_that_knows_no_programs_is_no_liar() -> None:
     refusal = b'{"error": "this agent (version 1) knows no channel of kind \'process\'", "errno": null}'
     heard: list[GuestProtocolError] = []

@@ -40,11 +40,11 @@ async def run(service: Service, target: str, *argv: str) -> bytes:
 
 
 @asynccontextmanager
-async def staying(service: Service, target: str) -> AsyncIterator[Wire]:
+async def staying(service: Service, target: str, *argv: str) -> AsyncIterator[Wire]:
     """A visitor whose program runs until it is ended."""
     place = await asyncio.to_thread(find, service.settings, target)
     with visit(place) as wire:
-        await asyncio.to_thread(wire.ask, Exec(sandbox_id=place.sandbox_id, argv=["sleep", "600"]))
+        await asyncio.to_thread(wire.ask, Exec(sandbox_id=place.sandbox_id, argv=argv or ["sleep", "600"]))
         yield wire
 
 
@@ -159,6 +159,33 @@ async def test_a_forward_says_that_nothing_listens(service: Service) -> None:
         assert len(closed) == 3
 
 
+async def test_a_connection_that_breaks_is_no_end_of_its_data(service: Service) -> None:
+    serve = """if True:
+        import socket
+        server = socket.create_server(("", 8001))
+        print("listens", flush=True)
+        connection, _ = server.accept()
+        connection.send(connection.recv(9))
+        connection.recv(9)
+        """
+    async with service.up():
+        session_id, _ = await served(service)
+        async with (
+            staying(service, session_id, "python3", "-c", serve) as wire,
+            forwarded(service.settings, session_id, 8001, local_port=0) as forwarding,
+        ):
+            assert (await asyncio.to_thread(wire.receive)).payload == b"listens\n"
+            reader, writer = await asyncio.open_connection("127.0.0.1", forwarding.local_port)
+            writer.write(b"half")
+            assert await reader.readexactly(4) == b"half"
+            await Operations(service.hosts[0]).kill(session_id)
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            writer.close()
+            with pytest.raises(VisitRefused):
+                await forwarding.ended
+
+
 async def test_a_visitor_who_speaks_nonsense_is_refused(service: Service) -> None:
     async with service.up():
         session_id, _ = await served(service)
@@ -203,7 +230,7 @@ async def test_one_that_is_cut_off_as_it_begins_is_ended(service: Service, monke
             done = await append(*writes)
             if any(one.data.type == "sandbox.process_started" for write in writes for one in write.events):
                 begun.set()
-                await asyncio.sleep(60)
+                await asyncio.sleep(0.5)
             return done
 
         place = await asyncio.to_thread(find, service.settings, session_id)
