@@ -54,9 +54,12 @@ def forget_credentials() -> None:
 def connect(base_url: str | None, token: str) -> AsyncAnthropic:
     """A client that sends `token` as a bearer and nothing else.
 
-    The SDK would add a key or headers that it finds in the environment; callers run after `forget_credentials`.
+    The SDK would add a key or headers that it finds in the environment; callers run after `forget_credentials`. Its
+    spans have no content, whatever the environment says: what a tool was given and returned is nobody's trace.
     """
-    return AsyncAnthropic(base_url=base_url, auth_token=token)
+    return AsyncAnthropic(
+        base_url=base_url, auth_token=token, open_telemetry={"traces": {"content_mode": "metadata_only"}}
+    )
 
 
 def as_bearer(client: AsyncAnthropic, token: str) -> AsyncAnthropic:

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayActorError
 
+from actors import call_spans
 from actors.api import connect, forget_credentials
 from actors.controller import Controller
 from actors.host import Host, HostGone
 from actors.queue import WorkQueue
+from actors.tracing import asked_for
 from events.errors import HourglassError
 
 if TYPE_CHECKING:
@@ -78,12 +80,13 @@ def allow_open_files() -> None:
 
 
 def prepare_process() -> None:
-    """What every process of ours does first: forget inherited keys, and log to standard error, which Ray collects."""
+    """What every actor of ours does first: forget inherited keys, log to standard error, which Ray reads, be traced."""
     forget_credentials()
     allow_open_files()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for chatty in ("httpx", "httpx2", "anthropic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    call_spans.set_up()
 
 
 def go_first() -> None:
@@ -111,10 +114,14 @@ def start_ray(settings: Settings, *, dashboard: bool = False) -> None:
     if dashboard and find_spec("aiohttp_cors") is None:
         raise NoDashboard
     common: dict[str, Any] = {"namespace": NAMESPACE, "logging_level": logging.WARNING}
+    traced = bool(asked_for(os.environ))
     if settings.ray_address is not None:
-        ray.init(address=settings.ray_address, **common)
+        # Its processes have their nodes' environment, and Ray's own spans are for who started it to switch on.
+        variables = {name: value for name, value in os.environ.items() if traced and name.startswith("OTEL_")}
+        ray.init(address=settings.ray_address, runtime_env={"env_vars": variables} if variables else None, **common)
         return
     ray.init(
+        _tracing_startup_hook=call_spans.RAY_HOOK if traced else None,
         _node_ip_address="127.0.0.1",
         include_dashboard=dashboard,
         dashboard_host="127.0.0.1",
@@ -144,6 +151,11 @@ class HostActor(Host):
     async def ping(self) -> bool:
         """Whether its event loop turns, and visitors may come."""
         return bool(await self.actors.door.open())
+
+    async def close(self) -> None:
+        """See `Host`; nothing may be asked of this process afterwards."""
+        await super().close()
+        await call_spans.flush()
 
 
 class RayHost:
@@ -228,6 +240,7 @@ class ControllerActor:
         """Hand everything back; see `Controller.drain`."""
         if self._controller is not None:
             await self._controller.drain(seconds)
+        await call_spans.flush()
 
     async def status(self) -> dict[str, Any]:
         """Leases in hand."""

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from actors.api import API_ERRORS, as_bearer, describe, is_fatal, session_token
+from actors.call_spans import of_claim
 from actors.claim import Claim, Outcome
 from actors.host import HostGone
 from actors.lease import Lease, LeaseEnd
@@ -168,9 +169,13 @@ class Controller:
         if kind != "session":
             await self._answer_other(item)
             return None
-        began = time.monotonic()
         token = session_token(item.secret)
         claim = self._new_claim(item, "session_token" if token else "environment_key")
+        with of_claim(claim):
+            return await self._claim_session(claim, token, alone)
+
+    async def _claim_session(self, claim: Claim, token: str | None, alone: bool) -> _Served | None:
+        began = time.monotonic()
         await self._supersede(claim.session_id)
         await self._host.claim(claim)
         acknowledged = await self._acknowledge(claim)
@@ -347,15 +352,17 @@ class Controller:
         if stranded:
             await self._end_stranded(item, claim)
         elif item.state == "active" and item.latest_heartbeat_at and claim is not None and still_ours:
-            await self._take_back(item, claim)
+            with of_claim(claim):
+                await self._take_back(item, claim)
 
     async def _end_stranded(self, item: BetaSelfHostedWork, claim: Claim | None) -> None:
         log.warning("stranded item stopped work_id=%s acknowledged_at=%s", item.id, item.acknowledged_at)
         if item.data.type == "session":
-            if claim is None:
-                claim = self._new_claim(item, "environment_key")
-                await self._host.claim(claim)
-            await self._host.release(claim, "abandoned")
+            ended = claim or self._new_claim(item, "environment_key")
+            with of_claim(ended):
+                if claim is None:
+                    await self._host.claim(ended)
+                await self._host.release(ended, "abandoned")
         await self._queue.stop(item.id)
 
     async def _take_back(self, item: BetaSelfHostedWork, claim: Claim) -> None:

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
 
+from actors.call_spans import name_method, of_no_claim
 from actors.claim import Claim, Outcome
 from actors.entity import Replaced
 from actors.forks import HostForks
@@ -32,7 +33,7 @@ from actors.machines.protocol import MachineError
 from actors.operations import Operations
 from actors.records import session_entity
 from actors.suspender import Suspender
-from actors.trace import TracedJournal
+from actors.trace import TracedJournal, claim_command
 from actors.uploads import Uploads
 from events import sandbox as sandboxes
 from events import session as fold
@@ -104,29 +105,30 @@ class Host:
 
     async def recover(self) -> None:
         """Find the machines again that a host before this one left running. Once: later calls return at once."""
-        async with self.room:
-            if self._recovered:
-                return
-            for sandbox_id in await self.actors.running():
-                events = await self.journal.read(f"sandbox-{sandbox_id}")
-                if not events:
-                    continue  # another home's, on the same storage
-                try:
-                    handle = await self.sandbox(sandbox_id, events[0].correlation_id)
-                    await handle.recover()
-                except (HourglassError, SandboxFailed, MachineError, OSError) as error:
-                    # One that can't be found again must not keep the others from being served.
-                    log.warning("machine not found again sandbox_id=%s %s", sandbox_id, error)
-                    await self.drop(sandbox_id)
-            await self.actors.door.open()
-            self._recovered = True
-            self._tasks = [
-                asyncio.create_task(self.suspender.run(), name="suspender"),
-                asyncio.create_task(self._prepare(), name="prepare"),
-            ]
-            if self.settings.store_url is not None:
-                uploads = Uploads(self, self.actors.driver, self._log)
-                self._tasks.append(asyncio.create_task(uploads.run(), name="uploads"))
+        with of_no_claim():  # the tasks that begin here go on, though a claim may be what asks for it first
+            async with self.room:
+                if self._recovered:
+                    return
+                for sandbox_id in await self.actors.running():
+                    events = await self.journal.read(f"sandbox-{sandbox_id}")
+                    if not events:
+                        continue  # another home's, on the same storage
+                    try:
+                        handle = await self.sandbox(sandbox_id, events[0].correlation_id)
+                        await handle.recover()
+                    except (HourglassError, SandboxFailed, MachineError, OSError) as error:
+                        # One that can't be found again must not keep the others from being served.
+                        log.warning("machine not found again sandbox_id=%s %s", sandbox_id, error)
+                        await self.drop(sandbox_id)
+                await self.actors.door.open()
+                self._recovered = True
+                self._tasks = [
+                    asyncio.create_task(self.suspender.run(), name="suspender"),
+                    asyncio.create_task(self._prepare(), name="prepare"),
+                ]
+                if self.settings.store_url is not None:
+                    uploads = Uploads(self, self.actors.driver, self._log)
+                    self._tasks.append(asyncio.create_task(uploads.run(), name="uploads"))
 
     # --- the log, for actors in processes of their own -------------------------------------------------------------
 
@@ -144,7 +146,7 @@ class Host:
         """Make a claim durable. Before the item is acknowledged: whoever dies after this is found out by the log."""
         await self._record(
             claim.session_id,
-            f"{claim.claim_id}/claim",
+            claim_command(claim.claim_id),
             fold.Claim(
                 environment_id=claim.environment_id,
                 work_id=claim.work_id,
@@ -350,6 +352,7 @@ class Host:
 
     async def ask_forks(self, claim: Claim, method: str, *arguments: Any) -> Any:
         """One of `Forks`."""
+        name_method(method)
         return await getattr(HostForks(self, claim.session_id, claim.claim_id), method)(*arguments)
 
     async def operate(self, operation: str, *arguments: Any) -> Any:

@@ -13,8 +13,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
+from actors import call_spans
 from actors.api import connect
 from actors.claim import Outcome
 from actors.cluster import prepare_process
@@ -59,6 +60,15 @@ def own_words(error: SandboxFailed) -> SandboxFailed:
     return cause if isinstance(cause, SandboxFailed) else error
 
 
+async def _export_last(actor: Any) -> None:
+    """Have an actor that is to be killed export its last spans. A call of its own: the spans of one end with it."""
+    if not call_spans.on():
+        return
+    with suppress(RayError, TimeoutError), call_spans.of_no_claim():
+        async with asyncio.timeout(2 * call_spans.FLUSH_S):
+            await actor.flush.remote()
+
+
 class SandboxActor:
     """A sandbox in a Ray actor."""
 
@@ -74,7 +84,12 @@ class SandboxActor:
 
     async def call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Any method of `SandboxHandle`, by name: the caller is our own `RemoteSandbox`."""
+        call_spans.name_method(method)
         return await getattr(self._sandbox, method)(*arguments, **options)
+
+    async def flush(self) -> None:
+        """See `call_spans`."""
+        await call_spans.flush()
 
 
 class RemoteSandbox:
@@ -195,6 +210,7 @@ class RemoteSandbox:
             async with asyncio.timeout(_FAREWELL_S):
                 await self.end_visits()
         self._gone = True
+        await _export_last(self._actor)
         ray.kill(self._actor)
 
 
@@ -270,6 +286,10 @@ class SessionActor:
         if self._session is not None:
             await self._session.keep(choice, sandbox)
 
+    async def flush(self) -> None:
+        """See `call_spans`."""
+        await call_spans.flush()
+
 
 class RemoteRun:
     """A `SessionRun` on a `SessionActor`."""
@@ -287,6 +307,7 @@ class RemoteRun:
         except RayActorError as error:
             return Outcome("cancelled") if self._cancelled else Outcome("failed", f"the session's actor died: {error}")
         finally:
+            await _export_last(self._actor)
             ray.kill(self._actor)
         return outcome
 

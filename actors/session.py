@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from actors.api import API_ERRORS, describe, is_rejected_credential, status_of
+from actors.call_spans import of_claim
 from actors.claim import Claim, Outcome, SessionFailed
 from actors.conversation import NEUTRAL, Conversation
 from actors.custom_tools import served_of
@@ -108,6 +109,10 @@ class Session:
 
         Raises `Replaced` where another actor serves it.
         """
+        with of_claim(self.claim):
+            return await self._run()
+
+    async def _run(self) -> Outcome:
         await self._records.load()
         try:
             return await self._serve()

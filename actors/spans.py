@@ -31,7 +31,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from actors.trace import trace_id_of
+from actors.trace import span_id_of, trace_id_of
 from events.types import (
     SandboxBranched,
     SandboxCrashed,
@@ -166,7 +166,7 @@ class Spans:
                 self._answer(session, event, data.tool_use_id, data.outcome, refused)
 
     def _begin_claim(self, session: _Session, session_id: str, event: Event, data: SessionClaimed) -> None:
-        context = self._traces.root(int(trace_id_of(data.claim_id), 16), _span_id(event))
+        context = self._traces.root(int(trace_id_of(data.claim_id), 16), span_id_of(event.event_id))
         attributes: Attributes = {
             "gen_ai.conversation.id": session_id,
             "hourglass.claim.id": data.claim_id,
@@ -272,7 +272,7 @@ class Spans:
     # --- spans -----------------------------------------------------------------------------------------------------
 
     def _open(self, event: Event, parent: SpanContext, salt: int = 0) -> _Open:
-        return _Open(_under(parent, _span_id(event) ^ salt), parent, event.recorded_at_us)
+        return _Open(_under(parent, span_id_of(event.event_id) ^ salt), parent, event.recorded_at_us)
 
     def _end(self, name: str, span: _Open, event: Event, failure: str = "", kind: SpanKind = SpanKind.INTERNAL) -> None:
         if event.recorded_at_us < self._since_us:
@@ -285,11 +285,6 @@ class Spans:
         if failure or "error.type" in span.attributes:
             made.set_status(Status(StatusCode.ERROR, failure[:500] or None))
         made.end(end_time=max(event.recorded_at_us, span.began_us) * _NS_IN_US)
-
-
-def _span_id(event: Event) -> int:
-    """Not 0, which would mean none: the version and variant bits of a UUID are in it."""
-    return event.event_id.int >> 64
 
 
 def _under(parent: SpanContext, span_id: int) -> SpanContext:

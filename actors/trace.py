@@ -11,9 +11,12 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from events.envelope import event_id_for
 from events.types import SessionClaimed
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from actors.journal import Journal
     from events.envelope import Event, NewEvent
     from events.log import Append
@@ -27,6 +30,21 @@ _REMEMBERED = 1024
 def trace_id_of(claim_id: str) -> str:
     """The trace of a claim."""
     return hashlib.sha256(claim_id.encode()).hexdigest()[:32]
+
+
+def claim_command(claim_id: str) -> str:
+    """The id of the command that records a claim, in its session's stream; it leads to one event."""
+    return f"{claim_id}/claim"
+
+
+def span_id_of(event_id: UUID) -> int:
+    """The span that an event opens. Not 0, which would mean none: the version and variant bits of a UUID are in it."""
+    return event_id.int >> 64
+
+
+def root_span_id_of(session_id: str, claim_id: str) -> int:
+    """The root span of a claim's trace: known to whoever knows the claim, before and after it is in the log."""
+    return span_id_of(event_id_for(f"session-{session_id}/{claim_command(claim_id)}", 0))
 
 
 class TracedJournal:

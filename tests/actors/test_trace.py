@@ -12,9 +12,11 @@ from opentelemetry.trace import StatusCode
 
 from actors import trace, tracing
 from actors.journal import LocalJournal
+from actors.records import session_entity
 from actors.spans import Spans
-from actors.trace import TRACE_ID, TracedJournal, trace_id_of
+from actors.trace import TRACE_ID, TracedJournal, claim_command, root_span_id_of, span_id_of, trace_id_of
 from actors.tracing import NoTracing, Traces, asked_for, open_traces
+from events import session as fold
 from events.envelope import new_events
 from events.errors import WrongExpectedVersion
 from events.log import Append, Expect
@@ -81,6 +83,16 @@ async def test_a_claim_that_was_not_recorded_is_no_trace(log: SqliteLog) -> None
         await journal.append(Append("session-s1", new_events("2", [claimed("c2")], correlation_id="s1"), expected=7))
     (events,) = await journal.append(write("session-s1", "3", requested("t", "bash")))
     assert events[0].metadata[TRACE_ID] == trace_id_of("c1")
+
+
+async def test_whoever_knows_a_claim_knows_its_root(log: SqliteLog) -> None:
+    entity = session_entity("s1", LocalJournal(log), epoch=1, metadata={})
+    for claim_id in ("c1", "c2"):
+        claim = fold.Claim(
+            claim_id=claim_id, environment_id="env_1", work_id="w", worker_id="me", credential="environment_key"
+        )
+        (event,) = await entity.execute(claim_command(claim_id), claim)
+        assert span_id_of(event.event_id) == root_span_id_of("s1", claim_id)
 
 
 def spans_of(log: SqliteLog, since_us: int = 0) -> dict[str, ReadableSpan]:
@@ -196,13 +208,36 @@ def test_an_exporter_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch)
     assert "OTEL_SDK_DISABLED" in error.value.advice
 
 
-def test_headers_are_not_inherited_by_what_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret")
+@pytest.mark.parametrize(
+    ("variables", "stay"),
+    [
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=hush", "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "x=hush"}, False),
+        ({"OTEL_EXPORTER_OTLP_TRACES_HEADERS": "authorization=hush"}, False),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://me:hush@127.0.0.1:9/v1/traces"}, False),
+        ({"OTEL_EXPORTER_OTLP_METRICS_HEADERS": "x=hush"}, True),
+    ],
+)
+def test_credentials_are_not_inherited_and_who_has_none_does_not_try(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variables: dict[str, str], stay: bool
+) -> None:
+    for name, value in {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}.items():
+        monkeypatch.setenv(name, value)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     traces = open_traces()
     assert traces is not None
-    assert "OTEL_EXPORTER_OTLP_HEADERS" not in os.environ
     traces.close()
+    assert "hush" not in str(os.environ)
+    assert bool(asked_for(os.environ)) is stay
+    assert ("the log's spans alone" in caplog.text) is not stay
+    assert "hush" not in caplog.text
+
+
+def test_credentials_are_forgotten_where_nobody_asks_for_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hush")
+    monkeypatch.setenv("OTEL_PYTHON_TRACER_PROVIDER", "one that is not installed")
+    assert open_traces() is None
+    assert not {"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_PYTHON_TRACER_PROVIDER"} & set(os.environ)
 
 
 def test_a_collector_that_does_not_answer_holds_up_nobody(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from actors import cluster
+from actors.cluster import host_name
 from actors.settings import Settings
 from tests.service import HOURGLASS, stop
 
@@ -30,6 +31,7 @@ def test_sessions_are_served_in_both_isolations(installed: Installed, isolation:
         streams = [f"session-{session_id}" for session_id in sessions]
         installed.wait_for(streams[0], "session.attached")
         actors = ray_actors(installed)
+        traced = modules_of_the_host(installed)
         for stream in streams:
             installed.wait_for(stream, "session.released")
         copied = installed.command("cp", f"{sessions[0]}:/workspace/durations.py", str(tmp_path / "copy.py"))
@@ -40,6 +42,9 @@ def test_sessions_are_served_in_both_isolations(installed: Installed, isolation:
     assert missing.returncode == 1
     assert "no such file" in missing.stderr.lower()
     assert {"HostActor", "ControllerActor"} <= actors
+    # Nobody asked for traces. What the anthropic SDK imports by itself, OpenTelemetry's API, costs nothing.
+    assert "anthropic" in traced
+    assert not {name for name in traced if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter"))}
     assert ({"SessionActor", "SandboxActor"} <= actors) == (isolation == "process")
     for session_id, stream in zip(sessions, streams, strict=True):
         kinds = installed.kinds(stream)
@@ -55,9 +60,25 @@ def test_sessions_are_served_in_both_isolations(installed: Installed, isolation:
 
 def ray_actors(installed: Installed) -> set[str]:
     """Class names of the living actors, as `ray list actors` has them."""
-    listed = subprocess.run(
-        [HOURGLASS.with_name("ray"), "list", "actors", "--filter", "state=ALIVE", "--format", "json"],
-        # There may be another Ray on this machine.
+    ray = HOURGLASS.with_name("ray")
+    listed = ask_ray(installed, str(ray), "list", "actors", "--filter", "state=ALIVE", "--format", "json")
+    return {actor["class_name"] for actor in json.loads(listed[listed.index("[") :])}
+
+
+def modules_of_the_host(installed: Installed) -> set[str]:
+    """What the process of the host has imported."""
+    program = (
+        "import json, ray; ray.init(namespace='hourglass', logging_level='ERROR', log_to_driver=False)\n"
+        f"host = ray.get_actor({host_name(Settings(home=installed.home))!r})\n"
+        "print(json.dumps(ray.get(host.__ray_call__.remote(lambda _: list(__import__('sys').modules)))))"
+    )
+    return set(json.loads(ask_ray(installed, sys.executable, "-c", program).splitlines()[-1]))
+
+
+def ask_ray(installed: Installed, *command: str) -> str:
+    """What a command prints that speaks to the service's Ray. There may be another one on this machine."""
+    done = subprocess.run(
+        command,
         env={
             **os.environ,
             "RAY_AUTH_MODE": "token",
@@ -68,8 +89,8 @@ def ray_actors(installed: Installed) -> set[str]:
         text=True,
         check=False,
     )
-    assert listed.returncode == 0, listed.stderr
-    return {actor["class_name"] for actor in json.loads(listed.stdout[listed.stdout.index("[") :])}
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_a_second_up_on_the_same_home_is_refused(installed: Installed) -> None:
