@@ -19,7 +19,7 @@ from actors.machines.protocol import MachineError, SnapshotBroken, SnapshotMissi
 from events import sandbox as fold
 from events.errors import HourglassError
 from events.log import CaughtUp
-from events.store_errors import StoreBusy, StoreUnavailable, TreeRefused
+from events.store_errors import MarkLost, StoreBusy, StoreUnavailable, TreeRefused
 from events.types import SandboxSnapshotStored, SandboxSnapshotted
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Uploads:
             log.warning("snapshot not in the store snapshot_id=%s %s", snapshot_id, error)
             self._refused.add(snapshot_id)
             return True
-        except (StoreUnavailable, StoreBusy) as error:
+        except (StoreUnavailable, StoreBusy, MarkLost) as error:
             log.warning("snapshot not in the store yet snapshot_id=%s %s", snapshot_id, error)
             return False
         except (HourglassError, MachineError) as error:

@@ -29,7 +29,7 @@ from events.store_errors import ChunkBroken
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from events.shelf import Shelf
+    from events.shelf import Adding, Pruning, Shelf
 
 IMAGE_BYTES = 64 * 1024
 FILE_BYTES = 256 * 1024
@@ -46,30 +46,30 @@ class Chunks:
     """The chunks of one store. Any number of threads may use it."""
 
     def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
+        self.shelf = shelf
         self._local = threading.local()
 
-    def put(self, content: bytes) -> tuple[str, int]:
+    def put(self, content: bytes, adding: Adding) -> tuple[str, int]:
         """Keep a chunk; its name, and how many bytes that took: 0 where it was there.
 
-        Only while `Shelf.adding`: else a prune could take it away before a manifest names it.
+        A manifest may name it while `adding` lasts, in which no prune takes it away, and after `settle`.
         """
         name = blake3(content).hexdigest()
-        if self._shelf.has(_at(name)):
+        if adding.has(_at(name)):
             return name, 0
         packed: bytes = self._packer.compress(content)
-        self._shelf.write(_at(name), packed)
+        adding.write(_at(name), packed)
         return name, len(packed)
 
     def get(self, name: str, snapshot_id: str) -> bytes:
         """A chunk, checked against its name. Raises `ChunkBroken`, which names the snapshot that needs it."""
 
         def broken(detail: str) -> ChunkBroken:
-            return ChunkBroken(store=self._shelf.url, snapshot_id=snapshot_id, chunk=name, detail=detail)
+            return ChunkBroken(store=self.shelf.url, snapshot_id=snapshot_id, chunk=name, detail=detail)
 
         if not re.fullmatch(r"[0-9a-f]{64}", name):
             raise broken("that is no chunk's name")
-        packed = self._shelf.read(_at(name))
+        packed = self.shelf.read(_at(name))
         if packed is None:
             raise broken("it is missing")
         try:
@@ -84,11 +84,11 @@ class Chunks:
 
     def names(self) -> dict[str, int]:
         """Every chunk that is there, and its size as it lies."""
-        return {one.name: one.size for one in self._shelf.list("chunks")}
+        return {one.name: one.size for one in self.shelf.list("chunks")}
 
-    def remove(self, name: str) -> None:
-        """Remove a chunk. Only while `Shelf.pruning`."""
-        self._shelf.remove(_at(name))
+    def remove(self, name: str, pruning: Pruning) -> None:
+        """Remove a chunk."""
+        pruning.remove(_at(name))
 
     # Neither may be used by two threads at once.
     @property

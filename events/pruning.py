@@ -104,14 +104,15 @@ def prune(
         StoreBusy: a snapshot is being added.
         StoreError: as `plan`.
     """
-    with store.shelf.pruning():
+    with store.shelf.pruning() as pruning:
         made = plan(store, choice, known=known, needs=needs)
+        pruning.settle()
         for name in (*made.snapshots, *made.templates):
-            store.shelf.remove(f"manifests/{name}.json")
+            pruning.remove(f"manifests/{name}.json")
         # A manifest that came back after a power cut would name chunks that did not.
-        store.shelf.settle()
+        pruning.settle()
         for name in made.chunks:
-            store.chunks.remove(name)
+            store.chunks.remove(name, pruning)
     return made
 
 

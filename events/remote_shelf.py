@@ -1,34 +1,25 @@
-"""The objects of a snapshot store at a URL that fsspec knows: S3, GCS, Azure, SFTP, memory …
-
-There are no locks there, so who adds and who prunes leave marks: each writes its own first, then looks for the other's,
-and steps back where there is one. A mark that nobody has renewed for an hour is of somebody who died.
-"""
+"""The objects of a snapshot store at a URL that fsspec knows: S3, GCS, Azure, SFTP, memory …"""
 
 from __future__ import annotations
 
-import json
-import logging
 import secrets
-import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import fsspec
 from fsspec.core import url_to_fs
 
+from events.marks import marked
 from events.shelf import Stored
-from events.store_errors import StoreBusy, StoreError, StoreUnavailable
+from events.store_errors import StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_log = logging.getLogger(__name__)
+    from events.marks import Mark
+    from events.shelf import Adding, Pruning
 
 _WAIT_SECONDS = 60.0
-_MARK_SECONDS = 3600.0
-_RENEW_SECONDS = 600.0
-_HOLDERS = {"adding": "a snapshot is being added to it", "pruning": "it is being pruned"}
 _WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 """Protocols whose objects appear whole or not at all; elsewhere they are written beside and moved."""
 
@@ -70,9 +61,6 @@ class RemoteShelf:
             self._fs.invalidate_cache()
             return bool(self._fs.exists(self._at(name)))
 
-    def settle(self) -> None:
-        """Nothing: a write that returned is theirs to keep."""
-
     def list(self, folder: str) -> Iterator[Stored]:
         """Every object, asked anew."""
         with self._failing():
@@ -94,60 +82,16 @@ class RemoteShelf:
                 return
 
     @contextmanager
-    def adding(self) -> Iterator[None]:
-        """A mark; see above."""
-        with self._marked("adding", ("pruning",)):
-            yield
+    def adding(self) -> Iterator[Adding]:
+        """A mark; see `events.marks`."""
+        with marked(self, "adding", self._wait_seconds) as mark:
+            yield _RemoteAdding(self, mark)
 
     @contextmanager
-    def pruning(self) -> Iterator[None]:
-        """A mark; see above."""
-        with self._marked("pruning", ("adding", "pruning")):
-            yield
-
-    @contextmanager
-    def _marked(self, mine: str, others: tuple[str, ...]) -> Iterator[None]:
-        until = time.monotonic() + self._wait_seconds
-        name = f"{mine}-{secrets.token_hex(8)}"
-        done = threading.Event()
-        try:
-            while True:
-                self._mark(name)
-                found = self._mark_of(others, but=name)
-                if not found:
-                    break
-                self.remove(f"marks/{name}")
-                if time.monotonic() >= until:
-                    raise StoreBusy(store=self.url, holder=_HOLDERS[found])
-                time.sleep(0.1 + secrets.randbelow(100) / 1000)
-            threading.Thread(target=self._renew, args=(name, done), name=f"mark {name}", daemon=True).start()
-            yield
-        finally:
-            done.set()
-            self.remove(f"marks/{name}")
-
-    def _mark(self, name: str) -> None:
-        self.write(f"marks/{name}", json.dumps({"at": time.time()}).encode())
-
-    def _renew(self, name: str, done: threading.Event) -> None:
-        while not done.wait(_RENEW_SECONDS):
-            try:
-                self._mark(name)
-            except StoreUnavailable as error:
-                # The next time may do; whoever holds the mark finds out by its own work.
-                _log.warning("mark not renewed store=%s %s", self.url, error)
-
-    def _mark_of(self, kinds: tuple[str, ...], *, but: str) -> str:
-        """Of which of these kinds somebody has a mark; "" where nobody has."""
-        for mark in list(self.list("marks")):
-            kind = mark.name.partition("-")[0]
-            if kind not in kinds or mark.name == but:
-                continue
-            told = self.read(f"marks/{mark.name}")
-            if told is not None and time.time() - float(json.loads(told)["at"]) < _MARK_SECONDS:
-                return kind
-            self.remove(f"marks/{mark.name}")
-        return ""
+    def pruning(self) -> Iterator[Pruning]:
+        """A mark; see `events.marks`."""
+        with marked(self, "pruning", self._wait_seconds) as mark:
+            yield _RemotePruning(self, mark)
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -161,3 +105,33 @@ class RemoteShelf:
         except Exception as error:
             # Each protocol has errors of its own library's, which have nothing else in common.
             raise StoreUnavailable(store=self.url, detail=str(error) or type(error).__name__) from error
+
+
+class _RemoteAdding:
+    def __init__(self, shelf: RemoteShelf, mark: Mark) -> None:
+        self._shelf = shelf
+        self._mark = mark
+
+    def has(self, name: str) -> bool:
+        return self._shelf.has(name)
+
+    def write(self, name: str, content: bytes) -> None:
+        """At once: what a write returned for is theirs to keep."""
+        self._mark.check_here()
+        self._shelf.write(name, content)
+
+    def settle(self) -> None:
+        self._mark.check()
+
+
+class _RemotePruning:
+    def __init__(self, shelf: RemoteShelf, mark: Mark) -> None:
+        self._shelf = shelf
+        self._mark = mark
+
+    def remove(self, name: str) -> None:
+        self._mark.check_here()
+        self._shelf.remove(name)
+
+    def settle(self) -> None:
+        self._mark.check()

@@ -39,7 +39,7 @@ from events.tree_writer import write_tree
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from events.shelf import Shelf
+    from events.shelf import Adding, Shelf
 
 _PAGE_ONE_IN = 256
 """Entries of a page, on average. Where one ends is a matter of the path alone, so that pages stay what they are."""
@@ -86,16 +86,18 @@ class SnapshotStore:
         image: Path | None,
         tree: Path,
         known: Mapping[str, Seen],
+        adding: Adding,
         *,
         expected: Mapping[str, str] | None = None,
     ) -> tuple[Kept, dict[str, Seen]]:
-        """Add a snapshot; the manifest comes last.
+        """Add a snapshot; the manifest comes last, and is durable when `adding` has ended.
 
         Args:
             draft: all but `image` and `tree`.
             image: the folder of the image's files; None for a template.
             tree: where the tree lies; nothing may write in it.
-            known: what was seen of it before, all of whose chunks are in the store (`knows`).
+            known: what was seen of it before, all of whose chunks are in the store: `knows` said so, asked in `adding`.
+            adding: of `shelf`.
             expected: digests of the image's files, by name, where they are known.
 
         Returns:
@@ -107,26 +109,25 @@ class SnapshotStore:
             ValueError: a file of the image is not what is expected.
             OSError: image or tree could not be read.
         """
-        with self.shelf.adding():
-            adding = _Adding(self.chunks)
-            files = tuple(_image_file(path, adding.put) for path in sorted(image.iterdir())) if image else ()
-            if expected is not None and {file.name: file.blake3 for file in files} != expected:
-                raise ValueError("its image is not what it was when it was taken")
-            try:
-                seen, listing = _read(tree, known, adding)
-            except TooMuch as error:
-                raise TreeRefused(snapshot_id=draft.snapshot_id, detail=str(error)) from error
-            manifest = draft.model_copy(update={"image": files, "tree": listing})
-            content, digest = manifest.encode()
-            # A manifest that survives a power cut must not name a chunk that does not.
-            self.shelf.settle()
-            self.shelf.write(_manifest_at(draft.snapshot_id), content)
-            self.shelf.settle()
+        counted = _Counted(self.chunks, adding)
+        files = tuple(_image_file(path, counted.put) for path in sorted(image.iterdir())) if image else ()
+        if expected is not None and {file.name: file.blake3 for file in files} != expected:
+            raise ValueError("its image is not what it was when it was taken")
+        try:
+            seen, listing = _read(tree, known, counted)
+        except TooMuch as error:
+            raise TreeRefused(snapshot_id=draft.snapshot_id, detail=str(error)) from error
+        manifest = draft.model_copy(update={"image": files, "tree": listing})
+        content, digest = manifest.encode()
+        # A manifest that survives a power cut must not name a chunk that does not.
+        adding.settle()
+        adding.write(_manifest_at(draft.snapshot_id), content)
+        adding.settle()
         whole = manifest.image_bytes + listing.bytes
-        return Kept(draft.snapshot_id, digest, whole, adding.new_bytes + len(content)), seen
+        return Kept(draft.snapshot_id, digest, whole, counted.new_bytes + len(content)), seen
 
     def knows(self, snapshot_id: str, digest: str) -> bool:
-        """Whether the store has exactly this snapshot, so that all of its chunks are there."""
+        """Whether the store has exactly this snapshot, so that all of its chunks are there, until the next prune."""
         try:
             return self.manifest(snapshot_id)[1] == digest
         except (SnapshotNotStored, ManifestBroken):
@@ -225,14 +226,15 @@ class SnapshotStore:
 
 
 @dataclass(slots=True)
-class _Adding:
+class _Counted:
     """What one snapshot adds."""
 
     chunks: Chunks
+    adding: Adding
     new_bytes: int = 0
 
     def put(self, content: bytes) -> str:
-        name, grown = self.chunks.put(content)
+        name, grown = self.chunks.put(content, self.adding)
         self.new_bytes += grown
         return name
 
@@ -262,7 +264,7 @@ def _image_file(path: Path, put: Callable[[bytes], str]) -> ImageFile:
     return ImageFile(name=path.name, size=size, blake3=hasher.hexdigest(), pieces=pieces)
 
 
-def _read(tree: Path, known: Mapping[str, Seen], adding: _Adding) -> tuple[dict[str, Seen], Tree]:
+def _read(tree: Path, known: Mapping[str, Seen], counted: _Counted) -> tuple[dict[str, Seen], Tree]:
     """Read a tree, and keep its listing."""
     seen: dict[str, Seen] = {}
     pages: list[str] = []
@@ -270,10 +272,10 @@ def _read(tree: Path, known: Mapping[str, Seen], adding: _Adding) -> tuple[dict[
     held = total = files = 0
 
     def turn() -> None:
-        pages.append(adding.put("\n".join(page).encode() + b"\n"))
+        pages.append(counted.put("\n".join(page).encode() + b"\n"))
         page.clear()
 
-    for path, one in read_tree(tree, known, adding.put):
+    for path, one in read_tree(tree, known, counted.put):
         if page and (zlib.crc32(path.encode()) % _PAGE_ONE_IN == 0 or held > _PAGE_BYTES):
             turn()
             held = 0

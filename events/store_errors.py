@@ -4,6 +4,7 @@ HourglassError
 └── StoreError
     ├── StoreUnavailable          the folder or the URL can't be used
     ├── StoreBusy                 an upload and a prune exclude each other
+    ├── MarkLost                  whoever added or pruned stood still for too long
     ├── SnapshotNotStored         the store has no such snapshot
     ├── ManifestBroken            a manifest is not what was written
     ├── ChunkBroken               a chunk is missing or damaged
@@ -40,6 +41,18 @@ class StoreBusy(StoreError):
     holder: str
     next_step = (
         "Repeat it later: an upload takes seconds; what one that died has left at a URL stands there for an hour."
+    )
+
+
+@dataclass(eq=False)
+class MarkLost(StoreError):
+    """The mark {mark} in the snapshot store {store} keeps nobody out any more: {detail}."""
+
+    store: str
+    mark: str
+    detail: str
+    next_step = (
+        "Nothing half-done of it is used: repeat it, as an upload does by itself. See to the connection and the clocks."
     )
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from actors.machines.node import Node
+    from events.shelf import Adding
     from events.snapshots import Kept, SnapshotStore
 
 _log = logging.getLogger(__name__)
@@ -59,10 +60,6 @@ class Exchange:
         node = self._node
         node.prepare()
         record = node.images.record(snapshot_id)
-        template = self._template(record.template_root)
-        known = self._listings.load(record.sandbox_id)
-        if not known.seen or not self.store.knows(known.snapshot_id, known.digest):
-            known = template
         draft = Manifest(
             snapshot_id=snapshot_id,
             kind="snapshot",
@@ -78,8 +75,10 @@ class Exchange:
         )
         expected = {name: file.blake3 for name, file in record.files.items()}
         try:
-            with node.volumes.view(node.images.path(snapshot_id)) as tree:
-                kept, seen = self.store.add(draft, record.image, tree, known.seen, expected=expected)
+            # One for all: between what the store says that it has and the manifest that names it, nobody may prune.
+            with self.store.shelf.adding() as adding, node.volumes.view(node.images.path(snapshot_id)) as tree:
+                known = self._known(record, adding)
+                kept, seen = self.store.add(draft, record.image, tree, known.seen, adding, expected=expected)
         except OSError:
             node.images.record(snapshot_id)  # says so where it went
             raise
@@ -90,7 +89,13 @@ class Exchange:
             self._listings.drop(record.sandbox_id)  # its sandbox was removed meanwhile
         return kept
 
-    def _template(self, root: str) -> Listing:
+    def _known(self, record: SnapshotRecord, adding: Adding) -> Listing:
+        """What was seen of a sandbox's tree or its template's, all of which is in the store while `adding` lasts."""
+        template = self._template(record.template_root, adding)
+        known = self._listings.load(record.sandbox_id)
+        return known if known.seen and self.store.knows(known.snapshot_id, known.digest) else template
+
+    def _template(self, root: str, adding: Adding) -> Listing:
         """What is in a template's root, which is in the store then."""
         known = self._listings.load(root)
         name = template_id(root)
@@ -101,7 +106,7 @@ class Exchange:
             if known.seen and self.store.knows(name, known.digest):
                 return known
             draft = Manifest(snapshot_id=name, kind="template", template_root=root, taken_at=0.0, tree=_NO_TREE)
-            kept, seen = self.store.add(draft, None, self._node.volumes.templates / root, {})
+            kept, seen = self.store.add(draft, None, self._node.volumes.templates / root, {}, adding)
             made = Listing(name, kept.digest, seen)
             self._listings.save(root, made)
             return made

@@ -14,7 +14,10 @@ from actors.machines import images
 from actors.machines.gvisor import GvisorDriver
 from actors.machines.machine import GvisorMachine
 from actors.machines.protocol import MachineSpec, SnapshotBroken, SnapshotForeign, SnapshotMissing, SnapshotRecord
+from events.pruning import Choice, prune
+from events.shelf import FolderShelf
 from events.snapshots import SnapshotStore
+from events.store_errors import StoreBusy
 from tests.conformance import drivers
 from tests.conformance.conftest import NewSandbox
 
@@ -130,6 +133,38 @@ async def test_little_is_new_after_a_small_call(other: GvisorDriver, new_sandbox
         await other.drop_snapshot(taken.snapshot_id)
     assert max(sizes[1:]) < 0.05
     await machine.kill()
+
+
+async def test_no_prune_comes_between_what_the_store_has_and_what_needs_it(
+    other: GvisorDriver, new_sandbox: NewSandbox, store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = new_sandbox()
+    machine = await begun(other, spec)
+    first = (await machine.snapshot(f"snap-{secrets.token_hex(8)}")).snapshot_id
+    await other.store_snapshot(first, stream="sandbox-x", version=1)
+    second = await kept(other, machine)
+    machine = await other.start(spec, snapshot_id=second)
+    last = (await machine.snapshot(f"snap-{secrets.token_hex(8)}", hold=True)).snapshot_id
+    await machine.kill()
+    knows = SnapshotStore.knows
+    refused: list[StoreBusy] = []
+
+    def pruned(self: SnapshotStore, snapshot_id: str, digest: str) -> bool:
+        """All of it, by another process, as soon as it was said what is there."""
+        known = knows(self, snapshot_id, digest)
+        another = SnapshotStore(FolderShelf(Path(store.shelf.url), wait_seconds=0))
+        try:
+            prune(another, Choice(ids=(second,)), known=[], needs=lambda _: {})
+        except StoreBusy as error:
+            refused.append(error)
+        return known
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SnapshotStore, "knows", pruned)
+        await other.store_snapshot(last, stream="sandbox-x", version=3)
+    assert len(refused) == 2  # of the template, and of the sandbox
+    assert store.verify(last, set()) == []
+    await other.remove(spec.sandbox_id)
 
 
 async def test_a_broken_local_snapshot_is_mended_from_the_store(other: GvisorDriver, new_sandbox: NewSandbox) -> None:

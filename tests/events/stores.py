@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from events.chunks import Chunks
     from events.snapshots import Kept, SnapshotStore
     from events.tree_reader import Seen
 
@@ -56,10 +57,17 @@ def make_tree(folder: Path, files: int = 50) -> Path:
 
 
 def add(
-    store: SnapshotStore, made: Manifest, image: Path, tree: Path, known: Mapping[str, Seen] | None = None
+    store: SnapshotStore, made: Manifest, image: Path | None, tree: Path, known: Mapping[str, Seen] | None = None
 ) -> tuple[Kept, dict[str, Seen]]:
     """Add a snapshot."""
-    return store.add(made, image, tree, known or {})
+    with store.shelf.adding() as adding:
+        return store.add(made, image, tree, known or {}, adding)
+
+
+def put(chunks: Chunks, content: bytes) -> str:
+    """Keep a chunk that no snapshot refers to; its name."""
+    with chunks.shelf.adding() as adding:
+        return chunks.put(content, adding)[0]
 
 
 def as_told(root: Path) -> dict[str, tuple[object, ...]]:

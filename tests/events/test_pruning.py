@@ -23,7 +23,7 @@ from events.types import (
     SandboxStarted,
     SandboxSuspended,
 )
-from tests.events.stores import add, draft, make_image, make_tree
+from tests.events.stores import add, draft, make_image, make_tree, put
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ def store(tmp_path: Path) -> SnapshotStore:
         taken_at=0.0,
         tree=draft("x").tree,
     )
-    made.add(root, None, make_tree(tmp_path / "base"), {})
+    add(made, root, None, make_tree(tmp_path / "base"))
     return made
 
 
@@ -167,7 +167,7 @@ def test_a_template_goes_with_the_last_snapshot_of_it(
 
 def test_leftovers_of_an_interrupted_upload_go(store: SnapshotStore, kept_log: SqliteLog) -> None:
     planned(store, kept_log, really=True)
-    left, _ = store.chunks.put(b"of one that died")
+    left = put(store.chunks, b"of one that died")
     assert planned(store, kept_log).chunks.keys() == {left}
     planned(store, kept_log, really=True)
     assert left not in store.chunks.names()
@@ -184,7 +184,8 @@ def test_where_it_is_unknown_what_a_snapshot_needs_no_chunk_is_free(
     assert len(store.chunks.names()) == count
     assert planned(store, kept_log, Choice(ids=["o-2"]), really=True).snapshots == ["o-2"]
     (page, *_) = store.manifest("a-3")[0].tree.pages
-    store.chunks.remove(page)
+    with store.shelf.pruning() as pruning:
+        store.chunks.remove(page, pruning)
     with pytest.raises(ChunkBroken, match="it is missing"):
         planned(store, kept_log, really=True)
     with pytest.raises(SnapshotNotStored):

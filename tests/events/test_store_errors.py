@@ -12,6 +12,7 @@ from events.errors import HourglassError
 EXAMPLES: list[tuple[HourglassError, str, str]] = [
     (errors.StoreUnavailable(store="s3://b", detail="no key"), "s3://b can't be used: no key.", "STORE"),
     (errors.StoreBusy(store="/s", holder="it is being pruned"), "/s is in use: it is being pruned.", "Repeat it"),
+    (errors.MarkLost(store="s3://b", mark="adding-1", detail="gone"), "s3://b keeps nobody out", "repeat it"),
     (errors.SnapshotNotStored(store="/s", snapshot_id="x"), "/s has no snapshot x.", "snapshots ls"),
     (errors.ManifestBroken(store="/s", snapshot_id="x", detail="odd"), "of x in /s is damaged: odd.", "never used"),
     (errors.ChunkBroken(store="/s", snapshot_id="x", chunk="ab", detail="gone"), "chunk ab of x in /s", "verify"),

@@ -18,7 +18,7 @@ from events.snapshots import SnapshotStore
 from events.store_errors import TreeNotRestored, TreeRefused
 from events.tree_reader import read_tree
 from events.tree_writer import write_tree
-from tests.events.stores import add, as_told, draft, make_image, make_tree
+from tests.events.stores import add, as_told, draft, make_image, make_tree, put
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,8 @@ def chunks(tmp_path: Path) -> Chunks:
 
 
 def look(root: Path, chunks: Chunks, known: dict[str, Seen] | None = None) -> dict[str, Seen]:
-    return dict(read_tree(root, known or {}, lambda content: chunks.put(content)[0]))
+    with chunks.shelf.adding() as adding:
+        return dict(read_tree(root, known or {}, lambda content: chunks.put(content, adding)[0]))
 
 
 def rebuild(root: Path, seen: dict[str, Seen], chunks: Chunks, present: dict[str, Seen] | None = None) -> None:
@@ -202,7 +203,7 @@ def test_an_entry_below_a_link_is_refused_by_the_kernel(tmp_path: Path) -> None:
         Entry(path="a", kind="link", mode=0o777, uid=0, gid=0, mtime_ns=0, target=str(outside)).line(),
         Entry(path="a/b", kind="file", mode=0o644, uid=0, gid=0, mtime_ns=0).line(),
     ]
-    page, _ = store.chunks.put("\n".join(lines).encode())
+    page = put(store.chunks, "\n".join(lines).encode())
     made = draft("snap-1")
     made = made.model_copy(update={"tree": made.tree.model_copy(update={"pages": (page,)})})
     with pytest.raises(TreeNotRestored, match="of snap-1 can't be made again"):
@@ -211,7 +212,7 @@ def test_an_entry_below_a_link_is_refused_by_the_kernel(tmp_path: Path) -> None:
 
 
 def test_pieces_that_do_not_fit_are_refused(tmp_path: Path, chunks: Chunks) -> None:
-    name, _ = chunks.put(b"four")
+    name = put(chunks, b"four")
     for pieces in (((0, 5, name),), ((2, 4, name),)):
         entry = Entry(path="f", kind="file", mode=0o644, uid=0, gid=0, mtime_ns=0, size=5, pieces=pieces)
         root = tmp_path / f"root{pieces[0][0]}"
