@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 _PAGE_ONE_IN = 256
 """Entries of a page, on average. Where one ends is a matter of the path alone, so that pages stay what they are."""
 _PAGE_BYTES = 4 * 1024**2
-_LISTING_BYTES = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,8 @@ class SnapshotStore:
         try:
             seen, listing = _read(tree, known, counted)
         except TooMuch as error:
-            raise TreeRefused(snapshot_id=draft.snapshot_id, detail=str(error)) from error
+            whose = f"the sandbox {draft.sandbox_id}" if image else f"the template root {draft.template_root}"
+            raise TreeRefused(whose=whose, snapshot_id=draft.snapshot_id, detail=str(error)) from error
         manifest = draft.model_copy(update={"image": files, "tree": listing})
         content, digest = manifest.encode()
         # A manifest that survives a power cut must not name a chunk that does not.
@@ -269,7 +269,7 @@ def _read(tree: Path, known: Mapping[str, Seen], counted: _Counted) -> tuple[dic
     seen: dict[str, Seen] = {}
     pages: list[str] = []
     page: list[str] = []
-    held = total = files = 0
+    held = files = 0
 
     def turn() -> None:
         pages.append(counted.put("\n".join(page).encode() + b"\n"))
@@ -281,9 +281,6 @@ def _read(tree: Path, known: Mapping[str, Seen], counted: _Counted) -> tuple[dic
             held = 0
         page.append(one.line)
         held += len(one.line)
-        total += len(one.line)
-        if total > _LISTING_BYTES:
-            raise TooMuch(f"its listing is longer than {_LISTING_BYTES // 1024**2} MiB")
         seen[path] = one
         files += one.bytes
     turn()

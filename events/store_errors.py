@@ -91,11 +91,15 @@ class ChunkBroken(StoreError):
 
 @dataclass(eq=False)
 class TreeRefused(StoreError):
-    """The file tree of {snapshot_id} is not stored: {detail}."""
+    """The file tree of {whose} is not stored (snapshot {snapshot_id}): {detail}."""
 
+    whose: str
     snapshot_id: str
     detail: str
-    next_step = "The snapshot stays on its node; make the sandbox's tree simpler, and take another."
+    next_step = (
+        "The sandbox is suspended and resumed on its node as ever, but no other node can take it over. Make its tree "
+        "simpler (remove files, or pack them): its next snapshot is tried anew."
+    )
 
 
 @dataclass(eq=False)

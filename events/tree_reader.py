@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 MOST_LEVELS = 128
 """Each level takes a descriptor while it is read."""
-MOST_ENTRIES = 4_000_000
+MOST_ENTRIES = 500_000
+MOST_LISTING_BYTES = 128 * 1024**2
+"""Both together bound the memory that a guest's tree takes on the host while it is listed: some 0.6 KB for an entry,
+and half a GB where all names are as long as can be."""
 MOST_PIECES = 200_000
 """Of one file: 50 GB in a row, or a file with many holes."""
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -50,11 +53,15 @@ def read_tree(root: Path, known: Mapping[str, Seen], put: Callable[[bytes], str]
         put: keeps a chunk, and gives its name.
 
     Raises:
-        TooMuch: too deep, too many entries, or a file in too many pieces.
+        TooMuch: too deep, too many entries or too long names, or a file in too many pieces.
         OSError: something can't be read.
     """
-    fd = os.open(root, _FOLDER)
-    yield from _Reader(known, put).folder(fd, "", 0)
+    listed = 0
+    for path, one in _Reader(known, put).folder(os.open(root, _FOLDER), "", 0):
+        listed += len(one.line)
+        if listed > MOST_LISTING_BYTES:
+            raise TooMuch(f"its listing is longer than {MOST_LISTING_BYTES // 1024**2} MiB")
+        yield path, one
 
 
 class _Reader:
@@ -71,10 +78,7 @@ class _Reader:
             if level > MOST_LEVELS:
                 raise TooMuch(f"folders lie more than {MOST_LEVELS} deep")
             yield path, Seen((), _entry(path, os.fstat(fd), attributes=_attributes(fd)).line())
-            for name in sorted(os.listdir(fd), key=os.fsencode):
-                self._count += 1
-                if self._count > MOST_ENTRIES:
-                    raise TooMuch(f"it has more than {MOST_ENTRIES:,} entries")
+            for name in self._names(fd):
                 inner = f"{path}/{encoded(name)}" if path else encoded(name)
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
@@ -83,6 +87,17 @@ class _Reader:
                     yield inner, self._other(fd, name, inner, status)
         finally:
             os.close(fd)
+
+    def _names(self, fd: int) -> list[str]:
+        """Of a folder. Counted while they are read: a folder of millions is never in memory."""
+        names = []
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                self._count += 1
+                if self._count > MOST_ENTRIES:
+                    raise TooMuch(f"it has more than {MOST_ENTRIES:,} entries")
+                names.append(entry.name)
+        return sorted(names, key=os.fsencode)
 
     def _other(self, folder: int, name: str, path: str, status: os.stat_result) -> Seen:
         stamp = (status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size, status.st_mode, status.st_nlink)

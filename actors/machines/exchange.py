@@ -19,7 +19,7 @@ from actors.machines.listings import Listing
 from actors.machines.locks import locked
 from actors.machines.protocol import SnapshotBroken, SnapshotMissing, SnapshotRecord
 from events.manifest import Manifest, Tree, template_id
-from events.store_errors import SnapshotNotStored, StoreError
+from events.store_errors import SnapshotNotStored, StoreError, TreeRefused
 from events.tree_reader import TooMuch, read_tree
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Exchange:
         self._node = node
         self._listings = node.listings
         self._locks = node.storage / "listings" / ".locks"
+        self._refused: dict[str, TreeRefused] = {}
+        """Roots of templates that are not stored, and never will be: they don't change."""
 
     # --- up ---------------------------------------------------------------------------------------------------------
 
@@ -97,6 +99,8 @@ class Exchange:
 
     def _template(self, root: str, adding: Adding) -> Listing:
         """What is in a template's root, which is in the store then."""
+        if root in self._refused:
+            raise self._refused[root]
         known = self._listings.load(root)
         name = template_id(root)
         if known.seen and self.store.knows(name, known.digest):
@@ -106,7 +110,11 @@ class Exchange:
             if known.seen and self.store.knows(name, known.digest):
                 return known
             draft = Manifest(snapshot_id=name, kind="template", template_root=root, taken_at=0.0, tree=_NO_TREE)
-            kept, seen = self.store.add(draft, None, self._node.volumes.templates / root, {}, adding)
+            try:
+                kept, seen = self.store.add(draft, None, self._node.volumes.templates / root, {}, adding)
+            except TreeRefused as error:
+                self._refused[root] = error
+                raise
             made = Listing(name, kept.digest, seen)
             self._listings.save(root, made)
             return made

@@ -18,8 +18,6 @@ from events.tree_reader import Seen
 if TYPE_CHECKING:
     from pathlib import Path
 
-_LARGEST_BYTES = 2 * 1024**3
-
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -41,26 +39,31 @@ class Listings:
     def load(self, name: str) -> Listing:
         """The last one of a tree; an empty one where there is none, or none that can be read."""
         try:
-            packed = (self._folder / name).read_bytes()
-            head, *lines = zstandard.decompress(packed, max_output_size=_LARGEST_BYTES).decode().split("\n")
-            told = json.loads(head)
-            seen = {}
-            for line in lines:
-                numbers, _, entry = line.partition("\t")
-                stamp, size = numbers.rpartition(" ")[0], numbers.rpartition(" ")[2]
-                seen[path_of(entry)] = Seen(tuple(map(int, stamp.split())), entry, int(size))
+            with zstandard.open(self._folder / name, "rt", encoding="utf-8", newline="\n") as lines:
+                told = json.loads(next(lines, ""))
+                seen = {}
+                for line in lines:
+                    numbers, _, entry = line.removesuffix("\n").partition("\t")
+                    stamp, size = numbers.rpartition(" ")[0], numbers.rpartition(" ")[2]
+                    seen[path_of(entry)] = Seen(tuple(map(int, stamp.split())), entry, int(size))
+            if len(seen) != told["entries"]:
+                return Listing()  # cut off
             return Listing(told["snapshot_id"], told["digest"], seen)
-        except (OSError, ValueError, KeyError, zstandard.ZstdError):
+        except (OSError, ValueError, TypeError, KeyError, zstandard.ZstdError):
             return Listing()
 
     def save(self, name: str, listing: Listing) -> None:
         """Keep one, in place of the last."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        head = json.dumps({"snapshot_id": listing.snapshot_id, "digest": listing.digest})
-        lines = (f"{' '.join(map(str, one.stamp))} {one.bytes}\t{one.line}" for one in listing.seen.values())
+        head = {"snapshot_id": listing.snapshot_id, "digest": listing.digest, "entries": len(listing.seen)}
         fresh = self._folder / f"{name}.{secrets.token_hex(4)}.new"
         try:
-            fresh.write_bytes(zstandard.compress("\n".join([head, *lines]).encode(), 3))
+            # Line by line: all of it at once would be in memory three times.
+            with zstandard.open(fresh, "wt", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(head) + "\n")
+                file.writelines(
+                    f"{' '.join(map(str, one.stamp))} {one.bytes}\t{one.line}\n" for one in listing.seen.values()
+                )
             fresh.rename(self._folder / name)
         finally:
             fresh.unlink(missing_ok=True)

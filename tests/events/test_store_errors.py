@@ -16,7 +16,11 @@ EXAMPLES: list[tuple[HourglassError, str, str]] = [
     (errors.SnapshotNotStored(store="/s", snapshot_id="x"), "/s has no snapshot x.", "snapshots ls"),
     (errors.ManifestBroken(store="/s", snapshot_id="x", detail="odd"), "of x in /s is damaged: odd.", "never used"),
     (errors.ChunkBroken(store="/s", snapshot_id="x", chunk="ab", detail="gone"), "chunk ab of x in /s", "verify"),
-    (errors.TreeRefused(snapshot_id="x", detail="too deep"), "of x is not stored: too deep.", "simpler"),
+    (
+        errors.TreeRefused(whose="y", snapshot_id="x", detail="deep"),
+        "of y is not stored (snapshot x): deep.",
+        "simpler",
+    ),
     (errors.TreeNotRestored(snapshot_id="x", path="a/b", detail="no room"), "a/b of x can't", "nothing of it"),
     (errors.PruneRefused(snapshot_id="x", need="y lies in it"), "x is needed: y lies in it.", "hourglass kill"),
 ]

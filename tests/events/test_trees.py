@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import stat
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -168,8 +169,14 @@ def test_a_tree_that_is_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(TreeRefused, match="folders lie more than 128 deep"):
         add(store, draft("snap-1"), image, tree)
     monkeypatch.setattr(tree_reader, "MOST_ENTRIES", 20)
-    with pytest.raises(TreeRefused, match="more than 20 entries"):
+    with pytest.raises(
+        TreeRefused, match=r"of the sandbox sbx-a is not stored \(snapshot snap-2\): it has more than 20 ent"
+    ):
         add(store, draft("snap-2"), image, make_tree(tmp_path / "wide"))
+    with monkeypatch.context() as patch:
+        patch.setattr(tree_reader, "MOST_LISTING_BYTES", 1000)
+        with pytest.raises(TreeRefused, match="its listing is longer than"):
+            add(store, draft("snap-2"), image, make_tree(tmp_path / "long", files=10))
     monkeypatch.setattr(tree_reader, "MOST_PIECES", 3)
     (tmp_path / "holes").mkdir()
     with (tmp_path / "holes/file").open("wb") as file:
@@ -179,6 +186,25 @@ def test_a_tree_that_is_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(TreeRefused, match="file is in more than 3 pieces"):
         add(store, draft("snap-3"), image, tmp_path / "holes")
     assert store.ids() == []
+
+
+def test_of_a_folder_with_too_many_names_few_are_read(
+    tmp_path: Path, chunks: Chunks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(5000):
+        (tree / f"{number:0200}").touch()
+    monkeypatch.setattr(tree_reader, "MOST_ENTRIES", 100)
+    tracemalloc.start()
+    try:
+        with pytest.raises(tree_reader.TooMuch, match="more than 100 entries"):
+            look(tree, chunks)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The names alone are 1.2 MB.
+    assert peak < 300_000
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../b", "/a", "a//b", ".", "a/%2E%2E", "a%2Fb", "a%00", "x" * 256])
