@@ -73,6 +73,12 @@ def ls(
             for row in rows
         ),
     )
+    alone = [row for row in rows if row.local and not row.stored] if settings.store_url else []
+    if alone:
+        say(
+            f"{len(alone)} are on this node alone, with {size(sum(row.image_bytes for row in alone))} of images: the "
+            "store does not have them yet, or refuses them; what `hourglass up` prints says why"
+        )
 
 
 @app.command()

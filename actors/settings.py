@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     `snapshots` in the home. `none`: nowhere."""
     snapshots_local: int = Field(default=2, ge=1)
     """How many of a sandbox's snapshots lie whole on the node, ready to resume; older ones are in the store alone."""
+    snapshots_waiting: int = Field(default=50, ge=1)
+    """How many of a sandbox's snapshots wait on the node for a store that fails or is slow: of older ones, those that
+    nobody asked for and nothing needs are given up. Of a sandbox that the store refuses, `snapshots_local` stay."""
     max_idle: float = Field(default=60.0, ge=0)
     """How long a session is held after its agent's turn ended, in seconds."""
     max_silence: float = Field(default=900.0, gt=0)

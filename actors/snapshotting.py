@@ -34,7 +34,7 @@ _KINDS: dict[Reason, str] = {
     "suspend": "rest",
 }
 """What the id of a snapshot begins with, by its reason."""
-_BY_ITSELF = ("turn-", "rest-")
+BY_ITSELF = ("turn-", "rest-")
 """Beginnings of the ids of snapshots that nobody asked for."""
 
 
@@ -111,7 +111,7 @@ class Snapshotting:
             mine = [
                 one
                 for one in await context.driver.snapshots()
-                if one.sandbox_id == self._life.sandbox_id and one.snapshot_id.startswith(_BY_ITSELF)
+                if one.sandbox_id == self._life.sandbox_id and one.snapshot_id.startswith(BY_ITSELF)
             ]
             mine.sort(key=lambda one: one.taken_at, reverse=True)
             for one in mine[context.snapshots_local :]:

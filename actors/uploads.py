@@ -3,6 +3,10 @@
 What was snapshotted is heard from the log. One at a time, in a thread: a guest never waits for it, and neither does a
 call. A host that dies in the middle begins again when it starts: the snapshot still lies whole on its node, and the
 chunks that arrived are found.
+
+The only copy of a snapshot is dropped where it would else cost room without end, and nothing is lost but a place to
+look back at: a newer one lies whole here, nobody asked for it, and by the log nothing goes on from it. So of a sandbox
+that the store refuses, as many stay as of one without a store; where the store fails or is slow, some more.
 """
 
 from __future__ import annotations
@@ -10,15 +14,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from actors.entity import Replaced
 from actors.handle import SandboxFailed
 from actors.life import sandbox_entity
 from actors.machines.protocol import MachineError, SnapshotBroken, SnapshotMissing
+from actors.snapshotting import BY_ITSELF
 from events import sandbox as fold
 from events.errors import HourglassError
 from events.log import CaughtUp
+from events.needs import begun_with
 from events.store_errors import MarkLost, StoreBusy, StoreUnavailable, TreeRefused
 from events.types import SandboxSnapshotStored, SandboxSnapshotted
 
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from actors.host import Host
-    from actors.machines.protocol import Driver
+    from actors.machines.protocol import Driver, SnapshotRecord
     from events.envelope import Event
     from events.sqlite_log import SqliteLog
 
@@ -35,6 +42,8 @@ log = logging.getLogger(__name__)
 _AGAIN_S = 30.0
 """After how long a store that failed is tried again."""
 _SANDBOX = "sandbox-"
+_GIVEN_UP = (*BY_ITSELF, "fork-")
+"""Beginnings of the ids of snapshots that nobody looks for by name."""
 
 
 class Uploads:
@@ -46,19 +55,51 @@ class Uploads:
         self._events = events
         self._refused: set[str] = set()
         """Snapshots that will never be in the store."""
+        self._broken: set[str] = set()
+        """Of those, the ones that are of no use here either."""
+        self._queue: asyncio.Queue[tuple[str, Event]] = asyncio.Queue()
+        self._waiting: Counter[str] = Counter()
+        """How many of each sandbox are in the queue."""
+        self._current = ""
+        """The snapshot that is being put into the store."""
+        self._dropping = asyncio.Lock()
 
     async def run(self) -> None:
         """Until it is cancelled: what is on this node and not in the store, then each new one."""
         try:
             after = await asyncio.to_thread(self._events.position)
             for snapshot_id, event in await self._left_over():
-                await self._upload(snapshot_id, event)
-            async for heard in self._events.subscribe_async(after):
-                if not isinstance(heard, CaughtUp) and isinstance(heard.data, SandboxSnapshotted):
-                    await self._upload(heard.data.snapshot_id, heard)
+                await self._wait_for(snapshot_id, event)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._hear(after))
+                tasks.create_task(self._work())
         except Exception:
             # A bug here must end nothing but the uploads; what is not in the store stays on the node.
             log.exception("no snapshot is put into the store any more")
+
+    async def _hear(self, after: int) -> None:
+        async for heard in self._events.subscribe_async(after):
+            if not isinstance(heard, CaughtUp) and isinstance(heard.data, SandboxSnapshotted):
+                await self._wait_for(heard.data.snapshot_id, heard)
+
+    async def _wait_for(self, snapshot_id: str, taken: Event) -> None:
+        """Put one into the queue; more of its sandbox than may wait are given up."""
+        self._queue.put_nowait((snapshot_id, taken))
+        sandbox_id = _sandbox_of(taken)
+        self._waiting[sandbox_id] += 1
+        if self._waiting[sandbox_id] > self._host.settings.snapshots_waiting:
+            await self._drop_older(sandbox_id)
+
+    async def _work(self) -> None:
+        while True:
+            self._current, taken = await self._queue.get()
+            await self._upload(self._current, taken)
+            self._current = ""
+            sandbox_id = _sandbox_of(taken)
+            self._waiting[sandbox_id] -= 1
+            if not self._waiting[sandbox_id]:
+                del self._waiting[sandbox_id]
+            await self._drop_older(sandbox_id)
 
     async def _left_over(self) -> list[tuple[str, Event]]:
         """The snapshots on this node that the log knows, and that it does not know to be in the store."""
@@ -76,7 +117,6 @@ class Uploads:
         """Put one into the store, however often the store fails; one that is gone, or can't be, is let be."""
         while not await self._try(snapshot_id, taken):  # noqa: ASYNC110 - a store tells nobody that it is back
             await asyncio.sleep(_AGAIN_S)
-        await self._drop_older(taken.stream.removeprefix(_SANDBOX))
 
     async def _try(self, snapshot_id: str, taken: Event) -> bool:
         """Whether there is nothing left to do."""
@@ -91,8 +131,11 @@ class Uploads:
             log.info("snapshot went before it was in the store snapshot_id=%s", snapshot_id)
             return True
         except (TreeRefused, SnapshotBroken) as error:
-            log.warning("snapshot not in the store snapshot_id=%s %s", snapshot_id, error)
+            advice = error.advice if isinstance(error, TreeRefused) else ""
+            log.warning("snapshot not in the store snapshot_id=%s %s %s", snapshot_id, error, advice)
             self._refused.add(snapshot_id)
+            if isinstance(error, SnapshotBroken):
+                self._broken.add(snapshot_id)
             return True
         except (StoreUnavailable, StoreBusy, MarkLost) as error:
             log.warning("snapshot not in the store yet snapshot_id=%s %s", snapshot_id, error)
@@ -109,7 +152,7 @@ class Uploads:
             seconds=round(time.monotonic() - began, 6),
         )
         try:
-            await self._record(taken.stream.removeprefix(_SANDBOX), taken.correlation_id, told)
+            await self._record(_sandbox_of(taken), taken.correlation_id, told)
         except (HourglassError, SandboxFailed, Replaced) as error:
             # It is there; the next start of a host records it.
             log.warning("snapshot in the store, and not recorded snapshot_id=%s %s", snapshot_id, error)
@@ -129,17 +172,59 @@ class Uploads:
             await entity.execute(f"stored-{told.snapshot_id}", told)
 
     async def _drop_older(self, sandbox_id: str) -> None:
-        """Of a sandbox's snapshots, leave the newest here, and those that the store does not have."""
-        try:
-            mine = [one for one in await self._driver.snapshots() if one.sandbox_id == sandbox_id]
-            mine.sort(key=lambda one: one.taken_at, reverse=True)
-            history = await self._host.journal.read(_SANDBOX + sandbox_id)
-            for one in mine[self._host.settings.snapshots_local :]:
-                stored = _event_of(history, one.snapshot_id, SandboxSnapshotStored) is not None
-                if stored or one.snapshot_id in self._refused:
-                    await self._driver.drop_snapshot(one.snapshot_id)
-        except (MachineError, OSError) as error:
-            log.warning("snapshots not removed sandbox_id=%s %s", sandbox_id, error)
+        """Of a sandbox's snapshots, leave the newest here, and those that the store does not have, within bounds."""
+        async with self._dropping:
+            try:
+                mine = [one for one in await self._driver.snapshots() if one.sandbox_id == sandbox_id]
+                history = await self._host.journal.read(_SANDBOX + sandbox_id)
+                spare, alone = self._superfluous(mine, history)
+                needed = await self._needed(sandbox_id, history, alone)
+                given_up = [one for one in alone if one not in needed]
+                if given_up:
+                    log.warning(
+                        "snapshots that the store does not have were given up sandbox_id=%s snapshots=%s",
+                        sandbox_id,
+                        ",".join(given_up),
+                    )
+                for one in (*spare, *given_up):
+                    await self._driver.drop_snapshot(one)
+                self._refused.difference_update(given_up)
+                self._broken.difference_update(given_up)
+            except (HourglassError, MachineError, OSError) as error:
+                log.warning("snapshots not removed sandbox_id=%s %s", sandbox_id, error)
+
+    def _superfluous(self, mine: list[SnapshotRecord], history: Sequence[Event]) -> tuple[list[str], list[str]]:
+        """Of the snapshots of a sandbox: those that go, and those that would if they were not the only copy."""
+        settings = self._host.settings
+        stored = {event.data.snapshot_id for event in history if isinstance(event.data, SandboxSnapshotStored)}
+        spare: list[str] = []
+        alone: list[str] = []
+        newer = waiting = 0
+        for one in sorted(mine, key=lambda one: one.taken_at, reverse=True):
+            name = one.snapshot_id
+            if name in stored:
+                if newer >= settings.snapshots_local:
+                    spare.append(name)
+            elif name in self._refused:
+                if newer >= settings.snapshots_local and name.startswith(_GIVEN_UP):
+                    alone.append(name)
+            else:
+                waiting += 1
+                if waiting > settings.snapshots_waiting and name.startswith(_GIVEN_UP) and name != self._current:
+                    alone.append(name)
+            newer += name not in self._broken
+        return spare, alone
+
+    async def _needed(self, sandbox_id: str, history: Sequence[Event], snapshots: list[str]) -> set[str]:
+        """Those that a sandbox goes on from, or that a fork or a branch began with."""
+        if not snapshots:
+            return set()
+        own = fold.fold(fold.SandboxState(sandbox_id), history).snapshot_id
+        return {own} | await asyncio.to_thread(begun_with, self._events, snapshots)
+
+
+def _sandbox_of(taken: Event) -> str:
+    return taken.stream.removeprefix(_SANDBOX)
 
 
 def _event_of(

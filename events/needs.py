@@ -12,7 +12,7 @@ from events.sandbox import Phase, load
 from events.types import SandboxBranched, SandboxSuspended
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from events.log import EventLog
     from events.manifest import Manifest
@@ -48,6 +48,16 @@ def needs(log: EventLog, stored: Iterable[Manifest]) -> dict[str, list[str]]:
         began = _beginning(log, sandbox_id)
         if began and began != state.snapshot_id:
             found.setdefault(began, []).append(f"{sandbox_id} began with it")
+    return found
+
+
+def begun_with(log: EventLog, snapshots: Collection[str]) -> set[str]:
+    """Those of these snapshots that a fork or a branch began with which is not killed."""
+    found = set()
+    for sandbox_id in sandboxes_of(log):
+        began = _beginning(log, sandbox_id)
+        if began in snapshots and began not in found and load(log, sandbox_id).phase is not Phase.KILLED:
+            found.add(began)
     return found
 
 

@@ -10,11 +10,16 @@ import pytest
 from typer.testing import CliRunner
 
 from actors.commands_snapshots import NoStore
+from actors.machines.images import Images
+from actors.machines.protocol import SnapshotRecord
+from actors.machines.volumes import open_volumes
+from actors.settings import Settings
 from events.cli import build
 from events.envelope import new_events
 from events.snapshots import SnapshotStore
 from events.sqlite_log import SqliteLog
 from events.store_errors import PruneRefused, StoreBusy
+from events.types import Limits
 from tests.events.stores import add, draft, make_image, make_tree
 from tests.events.test_pruning import HISTORIES, OWNERS, STORED
 
@@ -62,6 +67,24 @@ def test_ls_says_where_each_is_and_what_needs_it(home: Path) -> None:
     shown = run(home, "ls").stdout
     assert "damaged: it is no manifest" in shown
     assert "fork began with it" in shown
+
+
+def test_ls_says_what_is_on_the_node_alone(home: Path) -> None:
+    settings = Settings(home=home)
+    volumes = open_volumes(settings.storage, settings.volumes, settings.pool_bytes)
+    images = Images(volumes.snapshots)
+    assert "on this node alone" not in run(home, "ls").stdout
+    for name in ("turn-1", "turn-2"):
+        fresh = images.begin(name)
+        (fresh / "image/pages.img").write_bytes(bytes(3 * 1024**2))
+        record = SnapshotRecord(
+            name, "a", "base-1", "gvisor", "runsc 1", Limits(), time.time(), images.seal(fresh), fresh, fresh
+        )
+        images.finish(fresh, record)
+    rows = {row["snapshot_id"]: row for row in told(home, "ls")}
+    assert [(rows[name]["local"], rows[name]["stored"]) for name in ("turn-1", "a-1")] == [(True, False), (False, True)]
+    assert "2 are on this node alone, with 6.0 MiB of images: the store does not have them" in run(home, "ls").stdout
+    assert "on this node alone" not in run(home, "ls", "--store", "none").stdout
 
 
 def test_verify_tells_all_that_is_damaged_and_fails(home: Path) -> None:

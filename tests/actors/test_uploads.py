@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.actors.conftest import Service
+    from tests.service import Installed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -44,7 +45,7 @@ def taken(service: Service, sandbox: str) -> list[SandboxSnapshotted]:
 
 async def given_back(service: Service) -> None:
     """The release is recorded before the queue is told: a message in between is not offered as work."""
-    while service.server.work(service.environment.id)[0]["state"] != "stopped":  # noqa: ASYNC110 - nobody tells us
+    while any(one["state"] != "stopped" for one in service.server.work(service.environment.id)):  # noqa: ASYNC110 - nobody tells us
         await asyncio.sleep(0.05)
 
 
@@ -193,21 +194,72 @@ async def test_a_store_that_fails_is_tried_again(
         await storing.recorded(sandbox, "sandbox.snapshot_stored", count=2)
 
 
-async def test_a_tree_that_is_refused_holds_up_no_other(
+async def stays(service: Service, sandbox: str, wanted: list[str]) -> None:
+    """Wait until these are all that the node has of a sandbox."""
+    for _ in range(400):
+        found = await local(service, sandbox)
+        if found == wanted:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{found}, and not {wanted}")
+
+
+async def test_a_tree_that_is_refused_stays_here_and_holds_up_no_other(
     storing: Service, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
+    """All of it works on the node; what a fork began with, and what somebody asked for, is kept."""
+    storing.settings = storing.settings.model_copy(update={"snapshots_local": 1})
     async with storing.up():
+        first, other = await served(storing)
+        await storing.recorded(other, "sandbox.snapshot_stored")  # and so the template is there
         with monkeypatch.context() as patch:
             patch.setattr(tree_reader, "MOST_ENTRIES", 10)
             session_id, sandbox = await served(storing)
-            while "is not stored: it has more than 10 entries" not in caplog.text:  # noqa: ASYNC110 - nobody tells us
+            operations = Operations(storing.hosts[0])
+            asked = (await operations.snapshot(session_id))["snapshot_id"]
+            await operations.pause(session_id, True, False)
+            (child,) = (await operations.fork(session_id, 1))["children"]
+            assert "error" not in child
+            await given_back(storing)
+            assert await second_turn(storing, session_id) == KEPT
+            await storing.recorded(sandbox, "sandbox.snapshotted", count=4)
+            by_turn, _, rest, by_second = [one.snapshot_id for one in taken(storing, sandbox)]
+            while f"(snapshot {by_second})" not in caplog.text:  # noqa: ASYNC110 - nobody tells us
                 await asyncio.sleep(0.05)
-        await second_turn(storing, session_id)
-        await storing.recorded(sandbox, "sandbox.snapshot_stored")
-        snapshots = taken(storing, sandbox)
-        assert [one.data.snapshot_id for one in storing.history(sandbox) if one.type == "sandbox.snapshot_stored"] == [  # type: ignore[union-attr]
-            snapshots[1].snapshot_id
-        ]
+            await stays(storing, sandbox, [asked, rest, by_second])
+        assert "sandbox.snapshot_stored" not in storing.kinds(sandbox)
+        whose = f"The file tree of the sandbox {sandbox.removeprefix('sandbox-')} is not stored"
+        assert f"{whose} (snapshot {by_turn}): it has more than 10 entries. The sandbox is suspended" in caplog.text
+        assert "Make its tree simpler" in caplog.text
+        assert f"were given up sandbox_id={sandbox.removeprefix('sandbox-')} snapshots={by_turn}" in caplog.text
+        assert caplog.text.count(f"{whose} (snapshot {by_turn})") == 1  # not again and again
+        await second_turn(storing, first)
+        await storing.recorded(other, "sandbox.snapshot_stored", count=2)
+
+
+async def test_a_store_that_fails_for_long_costs_no_more_than_so_much(
+    storing: Service, store: SnapshotStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(uploads, "_AGAIN_S", 0.2)
+    place = tmp_path / "not-yet"
+    place.write_text("in the way")
+    storing.settings = storing.settings.model_copy(
+        update={"snapshot_store": str(place), "snapshots": "call", "snapshots_waiting": 2, "snapshots_local": 1}
+    )
+    async with storing.up():
+        _, sandbox = await served(storing, "fix-the-bug")
+        calls = storing.kinds(sandbox).count("tool_call.completed")
+        assert calls > 3
+        await storing.recorded(sandbox, "sandbox.snapshotted", count=calls)
+        names = [one.snapshot_id for one in taken(storing, sandbox)][:calls]
+        # The one that is tried, and the newest.
+        await stays(storing, sandbox, [names[0], *names[-2:]])
+        assert f"were given up sandbox_id={sandbox.removeprefix('sandbox-')} snapshots={names[1]}" in caplog.text
+        place.unlink()
+        place.symlink_to(store.shelf.url)
+        stored = await storing.recorded(sandbox, "sandbox.snapshot_stored", count=3)
+        assert [one.data.snapshot_id for one in stored] == [names[0], *names[-2:]]  # type: ignore[union-attr]
+        await stays(storing, sandbox, names[-1:])
 
 
 async def test_a_call_waits_for_no_more_than_the_part_that_is_held(
@@ -243,3 +295,21 @@ async def test_a_call_waits_for_no_more_than_the_part_that_is_held(
         assert [one.type for one in history[: data.of_version]].count("tool_call.completed") == 1
         assert first.version > data.of_version + 1
     assert "sandbox.crashed" not in service.kinds(sandbox)
+
+
+def test_with_processes_of_their_own_a_turn_reaches_the_store_too(
+    installed: Installed, store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`hourglass up` as users start it: the sandbox is a Ray actor, and its host puts the snapshot into the store."""
+    monkeypatch.setenv("HOURGLASS_SNAPSHOT_STORE", store.shelf.url)
+    installed.options = ["--isolation", "process"]
+    with installed.up():
+        session_id = installed.session("two-turns")
+        sandbox = installed.sandbox_of(session_id)
+        (event,) = installed.wait_for(sandbox, "sandbox.snapshot_stored")
+        (snapshot,) = [one.data for one in installed.history(sandbox) if isinstance(one.data, SandboxSnapshotted)]
+    assert isinstance(event.data, SandboxSnapshotStored)
+    assert (event.data.snapshot_id, snapshot.reason) == (snapshot.snapshot_id, "turn")
+    manifest, digest = store.manifest(snapshot.snapshot_id)
+    assert (manifest.stream, manifest.version, digest) == (sandbox, snapshot.of_version, event.data.manifest)
+    assert store.verify(snapshot.snapshot_id, set()) == []
