@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from events.snapshots import Kept, SnapshotStore
 
 _log = logging.getLogger(__name__)
+_ROOT_TRIES = 3
 _NO_TREE = Tree(entries=0, bytes=0, pages=())
 
 
@@ -150,11 +151,37 @@ class Exchange:
             except StoreError as error:
                 raise _broken(snapshot_id, error) from error
 
+    def root(self, record: SnapshotRecord) -> Path:
+        """The template's root that a snapshot of this node needs, got from the store where it is gone.
+
+        Raises `SnapshotBroken` where it can't be had, `OSError`.
+        """
+        try:
+            return self._root(record.template_root)
+        except StoreError as error:
+            raise SnapshotBroken(
+                f"the snapshot {record.snapshot_id} needs the template root {record.template_root}, which is gone from "
+                f"this node and can't be had from the store: {error} {error.advice}".rstrip(".")
+            ) from error
+
     def _get(self, manifest: Manifest) -> SnapshotRecord:
+        for tries_left in reversed(range(_ROOT_TRIES)):
+            root = self._root(manifest.template_root)
+            try:
+                record = self._make(manifest, root)
+                break
+            except (OSError, StoreError):
+                # What keeps a template's root on the node is whole snapshots, and this was none yet.
+                if root.is_dir() or not tries_left:
+                    raise
+                _log.info("a template root went while a snapshot was made from it root=%s", root.name)
+        self._root(manifest.template_root)
+        return record
+
+    def _make(self, manifest: Manifest, root: Path) -> SnapshotRecord:
         node, limits = self._node, manifest.limits
         if limits is None:
             raise SnapshotBroken(f"{manifest.snapshot_id} is the root of a template, and no snapshot")
-        root = self._root(manifest)
         fresh = node.images.folder / f"{manifest.snapshot_id}.{secrets.token_hex(4)}.new"
         (fresh / IMAGE).mkdir(parents=True)
         try:
@@ -184,9 +211,9 @@ class Exchange:
             node.images.erase(fresh)
             raise
 
-    def _root(self, manifest: Manifest) -> Path:
+    def _root(self, name: str) -> Path:
         """The template's root that a tree is made from, made itself where this node never had it."""
-        volumes, name = self._node.volumes, manifest.template_root
+        volumes = self._node.volumes
         root = volumes.templates / name
         if root.is_dir():
             return root

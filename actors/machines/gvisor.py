@@ -205,10 +205,7 @@ class GvisorDriver:
         new_tree = await asyncio.to_thread(self.volumes.path, spec.sandbox_id) is None
         if snapshot_id is not None:
             snapshot = await asyncio.to_thread(self._snapshot, snapshot_id)
-            root = self.volumes.templates / snapshot.template_root
-            if not root.is_dir():
-                raise SnapshotBroken(f"the snapshot {snapshot_id} needs the template root {root.name}, which is gone")
-            return Plan(root, snapshot, new_tree)
+            return Plan(await asyncio.to_thread(self._root_of, snapshot), snapshot, new_tree)
         root = await asyncio.to_thread(self._template_root, spec)
         return Plan(root, await self._boots.of(spec, root) if new_tree else None, new_tree)
 
@@ -222,6 +219,16 @@ class GvisorDriver:
             if self._exchange is None:
                 raise
             return self._exchange.download(snapshot_id)
+
+    def _root_of(self, snapshot: SnapshotRecord) -> Path:
+        root = self.volumes.templates / snapshot.template_root
+        if root.is_dir():
+            return root
+        if self._exchange is None:
+            raise SnapshotBroken(
+                f"the snapshot {snapshot.snapshot_id} needs the template root {root.name}, which is gone"
+            )
+        return self._exchange.root(snapshot)
 
     def _template_root(self, spec: MachineSpec) -> Path:
         self._node.prepare()

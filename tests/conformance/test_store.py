@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -276,3 +277,45 @@ async def test_a_node_that_never_had_the_template_makes_it_from_the_store(
     finally:
         hidden.rename(volumes.templates / root)
         listing.unlink(missing_ok=True)
+
+
+async def test_a_template_root_that_goes_while_it_is_needed_is_got_again(
+    other: GvisorDriver, new_sandbox: NewSandbox, store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = new_sandbox()
+    snapshot = await kept(other, await begun(other, spec))
+    volumes, root = other.volumes, store.manifest(snapshot)[0].template_root
+    hidden, compose = volumes.templates / "hidden", volumes.compose
+    await other.remove(spec.sandbox_id)
+
+    def gone(folder: Path, template_root: Path, disk_bytes: int) -> AbstractContextManager[Path]:
+        """As if another process had refreshed the template, with this snapshot not whole yet."""
+        if not hidden.exists():
+            template_root.rename(hidden)
+        return compose(folder, template_root, disk_bytes)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(volumes, "compose", gone)
+            machine = await other.start(spec, snapshot_id=snapshot)
+        assert hidden.exists()
+        assert await bash(machine, LOOK) == SEEN
+        await machine.kill()
+        # And with the snapshot whole on the node.
+        other._node.remove_tree(spec.sandbox_id)
+        volumes.drop_root(root)
+        machine = await other.start(spec, snapshot_id=snapshot)
+        assert await bash(machine, LOOK) == SEEN
+        await machine.kill()
+        # Where the store does not have it neither, the error says what is missing.
+        other._node.remove_tree(spec.sandbox_id)
+        volumes.drop_root(root)
+        with monkeypatch.context() as patch:
+            patch.setattr("actors.machines.exchange.template_id", lambda name: f"template-no-{name}")
+            with pytest.raises(SnapshotBroken, match=f"needs the template root {root}, .* no snapshot template-no-"):
+                await other.start(spec, snapshot_id=snapshot)
+        await other.remove(spec.sandbox_id)
+    finally:
+        if hidden.exists():
+            volumes.drop_root(root)
+            hidden.rename(volumes.templates / root)
