@@ -25,6 +25,7 @@ async def served(service: Service, recording: str = "two-turns") -> tuple[str, s
 
 
 async def second_turn(service: Service, session_id: str) -> list[Any]:
+    await service.given_back()
     await service.app.beta.sessions.events.send(
         session_id, events=[{"type": "user.message", "content": [{"type": "text", "text": "Add one."}]}]
     )

@@ -75,6 +75,7 @@ async def test_two_turns_share_one_shell(service: Service) -> None:
     async with service.up():
         session_id = await service.session("two-turns")
         await released(service, session_id)
+        await service.given_back()
         await service.app.beta.sessions.events.send(
             session_id, events=[{"type": "user.message", "content": [{"type": "text", "text": "Add one."}]}]
         )

@@ -46,12 +46,6 @@ def taken(service: Service, sandbox: str) -> list[SandboxSnapshotted]:
     return [one.data for one in service.history(sandbox) if isinstance(one.data, SandboxSnapshotted)]
 
 
-async def given_back(service: Service) -> None:
-    """The release is recorded before the queue is told: a message in between is not offered as work."""
-    while any(one["state"] != "stopped" for one in service.server.work(service.environment.id)):  # noqa: ASYNC110 - nobody tells us
-        await asyncio.sleep(0.05)
-
-
 async def local(service: Service, sandbox: str) -> list[str]:
     """A sandbox's snapshots on the node, the oldest first."""
     found = await make_driver(service.settings).snapshots()
@@ -195,7 +189,7 @@ async def test_a_store_that_fails_is_tried_again(
         session_id, sandbox = await served(storing)
         while "not in the store yet" not in caplog.text:  # noqa: ASYNC110 - nobody tells us
             await asyncio.sleep(0.05)
-        await given_back(storing)
+        await storing.given_back()
         # Nobody waits for it.
         assert await second_turn(storing, session_id) == KEPT
         place.unlink()
@@ -219,7 +213,7 @@ async def test_a_tree_that_is_refused_stays_here_and_holds_up_no_other(
             await operations.pause(session_id, True, False)
             (child,) = (await operations.fork(session_id, 1))["children"]
             assert "error" not in child
-            await given_back(storing)
+            await storing.given_back()
             assert await second_turn(storing, session_id) == KEPT
             await storing.recorded(sandbox, "sandbox.snapshotted", count=4)
             by_turn, _, rest, by_second = [one.snapshot_id for one in taken(storing, sandbox)]
@@ -279,7 +273,7 @@ async def test_a_call_waits_for_no_more_than_the_part_that_is_held(
     async with service.up():
         try:
             session_id, _ = await served(service)
-            await given_back(service)
+            await service.given_back()
             assert await second_turn(service, session_id) == KEPT
             sandbox = service.sandbox_of(session_id)
             kinds = service.kinds(sandbox)

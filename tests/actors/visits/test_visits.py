@@ -105,6 +105,7 @@ async def test_calls_forks_and_visitors_live_side_by_side(service: Service) -> N
         async with staying(service, session_id):
             (child,) = (await operations.fork(session_id, 1))["children"]
             assert await run(service, child["sandbox_id"], "sh", "-c", "sleep 1.2; pgrep -c sleep") == b"0\n"
+            await service.given_back()
             await service.app.beta.sessions.events.send(
                 session_id, events=[{"type": "user.message", "content": [{"type": "text", "text": "Add one."}]}]
             )
