@@ -43,8 +43,8 @@ class Exchange:
         self._node = node
         self._listings = node.listings
         self._locks = node.storage / "listings" / ".locks"
-        self._refused: dict[str, TreeRefused] = {}
-        """Roots of templates that are not stored, and never will be: they don't change."""
+        self._refused: dict[str, str] = {}
+        """Why roots of templates are not stored, and never will be: they don't change."""
 
     # --- up ---------------------------------------------------------------------------------------------------------
 
@@ -100,10 +100,10 @@ class Exchange:
 
     def _template(self, root: str, adding: Adding) -> Listing:
         """What is in a template's root, which is in the store then."""
-        if root in self._refused:
-            raise self._refused[root]
-        known = self._listings.load(root)
         name = template_id(root)
+        if root in self._refused:
+            raise TreeRefused(whose=f"the template root {root}", snapshot_id=name, detail=self._refused[root])
+        known = self._listings.load(root)
         if known.seen and self.store.knows(name, known.digest):
             return known
         with self._alone(root):
@@ -114,7 +114,7 @@ class Exchange:
             try:
                 kept, seen = self.store.add(draft, None, self._node.volumes.templates / root, {}, adding)
             except TreeRefused as error:
-                self._refused[root] = error
+                self._refused[root] = error.detail
                 raise
             made = Listing(name, kept.digest, seen)
             self._listings.save(root, made)

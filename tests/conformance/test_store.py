@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -15,10 +16,11 @@ from actors.machines import images
 from actors.machines.gvisor import GvisorDriver
 from actors.machines.machine import GvisorMachine
 from actors.machines.protocol import MachineSpec, SnapshotBroken, SnapshotForeign, SnapshotMissing, SnapshotRecord
+from events import snapshots, tree_reader
 from events.pruning import Choice, prune
 from events.shelf import FolderShelf
 from events.snapshots import SnapshotStore
-from events.store_errors import StoreBusy
+from events.store_errors import StoreBusy, TreeRefused
 from tests.conformance import drivers
 from tests.conformance.conftest import NewSandbox
 
@@ -319,3 +321,28 @@ async def test_a_template_root_that_goes_while_it_is_needed_is_got_again(
         if hidden.exists():
             volumes.drop_root(root)
             hidden.rename(volumes.templates / root)
+
+
+async def test_a_template_that_is_refused_is_looked_at_once(
+    driver: GvisorDriver, new_sandbox: NewSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = await driver.start(new_sandbox())
+    taken = await machine.snapshot(f"snap-{secrets.token_hex(8)}", hold=True)
+    await machine.kill()
+    empty = SnapshotStore.open(str(tmp_path / "store"))
+    storing = GvisorDriver(driver.storage, volumes=driver.volumes, store=empty)
+    looks: list[Path] = []
+    read_tree = tree_reader.read_tree
+
+    def counting(root: Path, *rest: Any) -> Any:
+        looks.append(root)
+        return read_tree(root, *rest)
+
+    monkeypatch.setattr(snapshots, "read_tree", counting)
+    monkeypatch.setattr(tree_reader, "MOST_ENTRIES", 10)
+    for _ in range(2):
+        with pytest.raises(TreeRefused, match=r"of the template root base-\w+ is not stored .* more than 10 entries"):
+            await storing.store_snapshot(taken.snapshot_id, stream="sandbox-x", version=1)
+    assert len(looks) == 1
+    assert empty.ids() == []
+    await storing.close()
