@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _OPTIONS = "nosuid,nodev"
+_GONE = ".gone-"
+"""How the name of a root begins that is being removed, for good."""
 _COPY = ("cp", "--sparse=always", "--reflink=auto")
 
 
@@ -228,10 +230,12 @@ class OverlayVolumes:
         mounts.run(["sync", "--file-system", self.templates / name], timeout=600)
 
     def drop_root(self, name: str) -> None:
-        """Remove the folder."""
+        """Remove the folder. Out of the way first: half of one would pass for a root."""
         root = self.templates / name
         if root.exists():
-            shutil.rmtree(root)
+            root.rename(root.with_name(f"{_GONE}{root.name}-{secrets.token_hex(4)}"))
+        for left in root.parent.glob(f"{_GONE}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _make(self, home: Path, template_root: Path, disk_bytes: int) -> None:
         fresh = home.with_name(home.name + ".new")

@@ -36,12 +36,8 @@ def told(installed: Installed, sandbox: str, kind: str) -> list[Any]:
     return [event.data for event in installed.history(f"sandbox-{sandbox}") if event.type == kind]
 
 
-def test_a_person_goes_into_a_sandbox(
-    installed: Installed, isolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_person_goes_into_a_sandbox(installed: Installed, isolation: str, tmp_path: Path) -> None:
     installed.options = ["--isolation", isolation]
-    if isolation == "process":
-        monkeypatch.setenv("HOURGLASS_SNAPSHOT_STORE", str(tmp_path / "store"))
     with installed.up():
         sandbox = rested(installed)
         programs_run(installed, sandbox)
@@ -51,9 +47,6 @@ def test_a_person_goes_into_a_sandbox(
             # From the door on all of this is the same.
             files_are_copied(installed, sandbox, tmp_path)
             refusals_are_clear(installed, sandbox, tmp_path)
-        if isolation == "process":
-            # The turn's snapshot goes into the store though another process took it.
-            installed.wait_for(f"sandbox-{sandbox}", "sandbox.snapshot_stored")
         assert installed.json("top")[0]["visits"] == 0
         last = [one for one in installed.kinds(f"sandbox-{sandbox}") if not one.startswith("sandbox.snapshot")][-1]
         assert last in ("sandbox.frozen", "sandbox.file_copied")

@@ -81,6 +81,17 @@ def test_a_template_whose_root_is_gone_is_broken(volumes: OverlayVolumes) -> Non
         ensure_agent(volumes, "base")
 
 
+def test_half_a_root_is_none(volumes: OverlayVolumes, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = volumes.templates / "base-00000000"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # whoever removes it dies before it has begun
+        volumes.drop_root(root.name)
+    assert not root.exists()
+    assert list(volumes.templates.glob(".gone-*"))
+    volumes.drop_root(root.name)
+    assert not list(volumes.templates.glob(".gone-*"))
+
+
 def test_a_new_agent_makes_a_new_root_and_the_old_one_goes(
     volumes: OverlayVolumes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
