@@ -79,7 +79,10 @@ def keep(target: _Target, config: _Config = None, home: _Home = None, as_json: _
 
 
 def kill(target: _Target, config: _Config = None, home: _Home = None, as_json: _Json = False) -> None:
-    """End a sandbox: machine, files and snapshots are gone. Its history stays."""
+    """End a sandbox: its machine, files and snapshots on this node are gone.
+
+    Its history stays, and so do copies in the snapshot store, until `hourglass snapshots prune`.
+    """
     told = _operate(config, home, "kill", target)
     _show(told, f"{told['sandbox_id']} is {told['phase']}", as_json=as_json)
 

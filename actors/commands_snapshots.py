@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from events.console import clean, console, print_json, print_table, say, size
-from events.errors import HourglassError
+from events.errors import HourglassError, NothingThere
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +27,12 @@ app = typer.Typer(help="Snapshots of sandboxes, on this node and in the store.",
 _Config = Annotated[Path | None, typer.Option(help="A TOML file of settings; default: ./hourglass.toml.")]
 _Home = Annotated[Path | None, typer.Option(help="Where the log lies; also HOURGLASS_HOME.")]
 _Store = Annotated[
-    str | None, typer.Option(help="A folder or a URL; also HOURGLASS_SNAPSHOT_STORE; default: snapshots in the home.")
+    str | None,
+    typer.Option(
+        help="A folder, a URL of fsspec, or none; also HOURGLASS_SNAPSHOT_STORE; default: snapshots in the home."
+    ),
 ]
+_Storage = Annotated[Path | None, typer.Option(help="Where templates and sandboxes lie; also HOURGLASS_STORAGE.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -42,18 +46,24 @@ class NoStore(HourglassError):
 
 @app.command()
 def ls(
-    sandbox: Annotated[str, typer.Argument(help="A sandbox's id; default: all.")] = "",
+    sandbox: Annotated[
+        str, typer.Argument(help="A session's or a sandbox's id, or a beginning of it; default: all.")
+    ] = "",
     config: _Config = None,
     home: _Home = None,
     store: _Store = None,
+    storage: _Storage = None,
     as_json: _Json = False,
 ) -> None:
     """Show every snapshot: whose, of which version, where it is, what needs it."""
-    from actors.inventory import inventory
+    from actors.inventory import inventory, sandboxes_named
 
-    settings = _settings(config, home, store)
+    settings = _settings(config, home, store, storage)
     with _log(settings) as log:
-        rows = inventory(settings, log, _store(settings) if settings.store_url else None, sandbox)
+        named = sandboxes_named(log, sandbox) if sandbox else None
+        if named is not None and not named:
+            raise NothingThere(path=settings.home, what=f"sandbox or session {sandbox}")
+        rows = inventory(settings, log, _store(settings) if settings.store_url else None, named)
     if as_json:
         print_json([row.as_json() for row in rows])
         return
@@ -121,6 +131,9 @@ def prune(
     snapshots: Annotated[list[str] | None, typer.Argument(help="Ids; default: all that nothing needs.")] = None,
     keep: Annotated[int, typer.Option(help="How many of each sandbox stay, the newest.", min=0)] = 0,
     older_than: Annotated[str, typer.Option(help="Only those taken so long ago: 90m, 12h, 7d, 4w.")] = "",
+    foreign: Annotated[
+        bool, typer.Option("--foreign", help="Of the ids, also those of sandboxes that this log does not know.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and end.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     config: _Config = None,
@@ -135,8 +148,10 @@ def prune(
 
     if as_json and not (yes or dry_run):
         raise typer.BadParameter("with --json nobody can be asked: say --yes or --dry-run")
+    if snapshots and (keep or older_than):
+        raise typer.BadParameter("--keep and --older-than choose among all; leave them out with ids")
     before = time.time() - _seconds(older_than) if older_than else None
-    choice = Choice(ids=tuple(snapshots or ()), keep=keep, taken_before=before)
+    choice = Choice(ids=tuple(snapshots or ()), keep=keep, taken_before=before, foreign=foreign)
     settings = _settings(config, home, store)
     opened = _store(settings)
     with _log(settings) as log:
@@ -147,7 +162,7 @@ def prune(
         done = dry_run or not _agreed(made, yes=yes)
         if not done:
             # What was agreed to, and no more: others may have come meanwhile.
-            only = Choice(ids=tuple(made.snapshots)) if made.snapshots else _nothing(choice)
+            only = Choice(ids=tuple(made.snapshots), foreign=foreign) if made.snapshots else _nothing(choice)
             made = carry_out(opened, only, **asked)
     if as_json:
         print_json(_as_json(made, removed=not done))
@@ -198,10 +213,10 @@ def _seconds(text: str) -> float:
     return float(int(found[1]) * _UNITS[found[2]])
 
 
-def _settings(config: Path | None, home: Path | None, store: str | None) -> Settings:
+def _settings(config: Path | None, home: Path | None, store: str | None, storage: Path | None = None) -> Settings:
     from actors.settings import Settings
 
-    return Settings.load(config, home=home, snapshot_store=store)
+    return Settings.load(config, home=home, snapshot_store=store, storage=storage)
 
 
 def _store(settings: Settings) -> SnapshotStore:

@@ -44,7 +44,7 @@ def build(
         ),
     ] = None,
     steps: Annotated[
-        Path | None, typer.Option(help="A TOML file of [[step]] tables: run, env, workdir, copy.", metavar="FILE")
+        Path | None, typer.Option(help=r"A TOML file of [\[step]] tables: run, env, workdir, copy.", metavar="FILE")
     ] = None,
     force: Annotated[bool, typer.Option(help="Build all of it anew, though it is there.")] = False,
     config: _Config = None,

@@ -93,7 +93,7 @@ class Host:
         self.lent: dict[str, str] = {}
         """Forks that are in use, and by which claim, or whom."""
         self.room = asyncio.Lock()
-        self._doors: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._sandbox_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._recovered = False
         self._tasks: list[asyncio.Task[None]] = []
         self.suspender = Suspender(self)
@@ -321,7 +321,7 @@ class Host:
 
     async def sandbox(self, sandbox_id: str, session_id: str) -> SandboxHandle:
         """The handle of a sandbox, which is made where this host does not hold it."""
-        async with self.alone_with(sandbox_id):
+        async with self.sandbox_lock(sandbox_id):
             kept = self.kept.get(sandbox_id)
             if kept is not None and kept.handle.gone:
                 await self.drop(sandbox_id)
@@ -331,9 +331,9 @@ class Host:
                 kept = self.kept.setdefault(sandbox_id, Kept(handle, time.monotonic()))
             return kept.handle
 
-    def alone_with(self, sandbox_id: str) -> asyncio.Lock:
+    def sandbox_lock(self, sandbox_id: str) -> asyncio.Lock:
         """Who makes a sandbox's actor, or writes its stream where it has none, holds this."""
-        return self._doors.setdefault(sandbox_id, asyncio.Lock())
+        return self._sandbox_locks.setdefault(sandbox_id, asyncio.Lock())
 
     async def drop(self, sandbox_id: str) -> None:
         """Let go of a sandbox's actor; the machine, if there is one, runs on."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from actors.machines.boots import PREFIX
 from actors.machines.images import Images
 from actors.machines.volumes import open_volumes
-from events.needs import needs
+from events.needs import needs, sandboxes_of
 from events.store_errors import ManifestBroken
+from events.usage import usage_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from actors.settings import Settings
     from events.log import EventLog
@@ -21,25 +22,25 @@ if TYPE_CHECKING:
     from events.snapshots import SnapshotStore
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One snapshot."""
 
     snapshot_id: str
     sandbox_id: str
-    """"" where its manifest is damaged, and it is nowhere else."""
-    version: int | None
+    """Empty where its manifest is damaged, and it is nowhere else."""
+    version: int | None = None
     """Of the sandbox's stream, that it is the state of; None where only the node has it."""
-    taken_at: float
+    taken_at: float = 0.0
     """Seconds since the epoch."""
-    image_bytes: int
-    tree_bytes: int | None
+    image_bytes: int = 0
+    tree_bytes: int | None = None
     """Of its files, as the store has them; None where only the node has it."""
     local: bool
     """Whether it lies whole on this node."""
     stored: bool
-    broken: str
-    """What is wrong with its manifest; "" where nothing is."""
+    broken: str = ""
+    """What is wrong with its manifest; empty where nothing is."""
     needed_by: tuple[str, ...]
     """What needs it, for people; empty: it may be pruned."""
 
@@ -48,8 +49,10 @@ class Row:
         return {**asdict(self), "needed_by": list(self.needed_by)}
 
 
-def inventory(settings: Settings, log: EventLog, store: SnapshotStore | None, sandbox_id: str = "") -> list[Row]:
-    """Every snapshot, the oldest first; with `sandbox_id`, of that sandbox alone.
+def inventory(
+    settings: Settings, log: EventLog, store: SnapshotStore | None, sandboxes: Collection[str] | None = None
+) -> list[Row]:
+    """Every snapshot, the oldest first; with `sandboxes`, of these alone.
 
     Raises `StoreError` where the store can't be read, `LogError`, `OSError`.
     """
@@ -59,47 +62,55 @@ def inventory(settings: Settings, log: EventLog, store: SnapshotStore | None, sa
     local = {one.snapshot_id: one for one in Images(volumes.snapshots).records()}
     rows = [
         Row(
-            one.snapshot_id,
-            one.sandbox_id,
-            one.version,
-            one.taken_at,
-            one.image_bytes,
-            one.tree.bytes,
-            one.snapshot_id in local,
-            True,
-            "",
-            tuple(needed.get(one.snapshot_id, ())),
+            snapshot_id=one.snapshot_id,
+            sandbox_id=one.sandbox_id,
+            version=one.version,
+            taken_at=one.taken_at,
+            image_bytes=one.image_bytes,
+            tree_bytes=one.tree.bytes,
+            local=one.snapshot_id in local,
+            stored=True,
+            needed_by=tuple(needed.get(one.snapshot_id, ())),
         )
         for one in manifests
     ]
     rows += [
-        Row(name, "", None, 0.0, 0, None, name in local, True, why, tuple(needed.get(name, ())))
+        Row(
+            snapshot_id=name,
+            sandbox_id="",
+            local=name in local,
+            stored=True,
+            broken=why,
+            needed_by=tuple(needed.get(name, ())),
+        )
         for name, why in broken.items()
     ]
     listed = {row.snapshot_id for row in rows}
     known = set(log.streams())
     rows += [
         Row(
-            name,
-            one.sandbox_id,
-            None,
-            one.taken_at,
-            one.image_bytes,
-            None,
-            True,
-            False,
-            "",
-            tuple(needed.get(name, ())),
+            snapshot_id=name,
+            sandbox_id=one.sandbox_id,
+            taken_at=one.taken_at,
+            image_bytes=one.image_bytes,
+            local=True,
+            stored=False,
+            needed_by=tuple(needed.get(name, ())),
         )
         for name, one in local.items()
         # Of other homes on the same storage, and boots of templates: none of ours.
         if name not in listed and not name.startswith(PREFIX) and f"sandbox-{one.sandbox_id}" in known
     ]
-    return sorted(_of(sandbox_id, rows), key=lambda row: (row.taken_at, row.snapshot_id))
+    wanted = (row for row in rows if sandboxes is None or row.sandbox_id in sandboxes)
+    return sorted(wanted, key=lambda row: (row.taken_at, row.snapshot_id))
 
 
-def _of(sandbox_id: str, rows: Iterable[Row]) -> Iterable[Row]:
-    return (row for row in rows if not sandbox_id or row.sandbox_id == sandbox_id)
+def sandboxes_named(log: EventLog, target: str) -> set[str]:
+    """Those whose id, or whose session's, is `target`; else those where it begins so."""
+    found = [usage_of(one, log.read(f"sandbox-{one}"), 0) for one in sandboxes_of(log)]
+    exact = {one.sandbox_id for one in found if target in (one.sandbox_id, one.session_id)}
+    begins = (one for one in found if one.sandbox_id.startswith(target) or one.session_id.startswith(target))
+    return exact or {one.sandbox_id for one in begins}
 
 
 def _manifests(store: SnapshotStore) -> tuple[list[Manifest], dict[str, str]]:

@@ -383,7 +383,7 @@ class Life:
             await machine.kill()
 
     async def kill(self, reason: Literal["session_over", "requested", "not_kept", "replaced"]) -> None:
-        """The end: machine, files and snapshots are removed."""
+        """The end: machine, files and the node's snapshots are removed."""
         await self.snapshotting.settled()
         if self.state.phase not in (fold.Phase.KILLED, fold.Phase.ABSENT):
             used = await self.used(self.machine)

@@ -183,7 +183,7 @@ class Operations:
         return {**await self._told(sandbox_id, session_id, began), "ended": list(choice.ended)}
 
     async def kill(self, target: str) -> dict[str, Any]:
-        """End it: machine, files and snapshots."""
+        """End it: machine, files and the node's snapshots."""
         sandbox_id, session_id = await self._resolve(target)
         began = time.monotonic()
         with _refusals():

@@ -62,7 +62,7 @@ class Sandbox:
         self.visits = Visits()
         self._rests: FreezeReason | None = None
         """Why it is to rest again once its visitors are gone; None where it is in use."""
-        self._calls = 0
+        self._calls_since_snapshot = 0
         """How many ended since the last snapshot."""
 
     @property
@@ -135,14 +135,14 @@ class Sandbox:
 
         One that could not be taken is a warning, and nothing else.
         """
-        if not policy_wants(self._context.snapshots, after, self._calls):
+        if not policy_wants(self._context.snapshots, after, self._calls_since_snapshot):
             return
         if self._call_turn.locked() or self.visits.copying:
             return  # somebody is at work in it already; the next one is as good
         async with self._call_turn, self._life.turn:
-            reason = policy_wants(self._context.snapshots, after, self._calls)
+            reason = policy_wants(self._context.snapshots, after, self._calls_since_snapshot)
             if reason is not None:
-                self._calls = 0
+                self._calls_since_snapshot = 0
                 await self._life.snapshot_soon(reason)
 
     async def stored(self, kept: fold.StoreSnapshot) -> None:
@@ -159,7 +159,7 @@ class Sandbox:
             await self.end_visits()
         async with self._alone(force, by_policy=reason in ("idle", "pressure")):
             await self._life.suspend(reason)
-            self._calls = 0
+            self._calls_since_snapshot = 0
 
     @asynccontextmanager
     async def _alone(self, force: bool, *, by_policy: bool = False) -> AsyncIterator[None]:
@@ -382,7 +382,8 @@ class Sandbox:
         return CallOutcome(content, is_error=True, interrupted=True)
 
     async def _execute_call(self, call: ToolCall, step: str, *commands: fold.Command) -> None:
-        self._calls += step != "start"
+        if step != "start":
+            self._calls_since_snapshot += 1
         await self._entity.execute(f"{call.tool_use_id}/{step}", *commands, causation_id=call.tool_use_id)
 
     # --- files --------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     """How many variants an agent may try in one call of `try_in_parallel`; never more than `fork_max`."""
     try_seconds: float = Field(default=120.0, gt=0)
     """How long the command of one variant may run, in seconds; never longer than `limits.tool_seconds`."""
-    snapshots: str = Field(default="turn", pattern=r"^(turn|call|never|every:[1-9][0-9]{0,5})$")
+    snapshots: str = "turn"
     """When a snapshot is taken by itself: at a turn's end, after each tool call, after every so many (`every:10`), or
     never. A suspend, a fork and `hourglass snapshot` take one in any case."""
     snapshot_store: str = ""
@@ -182,6 +182,19 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value if value is None else value.expanduser().absolute()
+
+    @field_validator("snapshots")
+    @classmethod
+    def _policy(cls, value: str) -> str:
+        if not re.fullmatch(r"turn|call|never|every:[1-9][0-9]{0,5}", value):
+            raise ValueError("must be turn, call, never, or every:N with N from 1 to 999999, as every:10")
+        return value
+
+    @field_validator("snapshot_store")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        # Else it would be another folder for each process that is started elsewhere.
+        return value if value in ("", "none") or "://" in value else str(Path(value).expanduser().absolute())
 
     @field_validator("template")
     @classmethod

@@ -26,7 +26,7 @@ from events import sandbox as fold
 from events.errors import HourglassError
 from events.log import CaughtUp
 from events.needs import begun_with
-from events.store_errors import MarkLost, StoreBusy, StoreUnavailable, TreeRefused
+from events.store_errors import MarkLost, StoreBusy, StoreUnavailable, TemplateRefused, TreeRefused
 from events.types import SandboxSnapshotStored, SandboxSnapshotted
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _GIVEN_UP = (*BY_ITSELF, "fork-")
 
 
 class Uploads:
-    """Of one host."""
+    """Puts the snapshots of one host into the store, one at a time, and drops local copies that the store has."""
 
     def __init__(self, host: Host, driver: Driver, events: SqliteLog) -> None:
         self._host = host
@@ -66,23 +66,31 @@ class Uploads:
 
     async def run(self) -> None:
         """Until it is cancelled: what is on this node and not in the store, then each new one."""
-        try:
-            after = await asyncio.to_thread(self._events.position)
-            for snapshot_id, event in await self._left_over():
-                await self._wait_for(snapshot_id, event)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._hear(after))
-                tasks.create_task(self._work())
-        except Exception:
-            # A bug here must end nothing but the uploads; what is not in the store stays on the node.
-            log.exception("no snapshot is put into the store any more")
+        while True:
+            try:
+                await self._run()
+            except Exception:
+                # Whatever it is, it must end nothing but this round; what is not in the store stays on the node.
+                log.exception("uploads of snapshots failed, and begin again in %.0f s", _AGAIN_S)
+            await asyncio.sleep(_AGAIN_S)
+            self._queue = asyncio.Queue()
+            self._waiting.clear()
+            self._current = ""
+
+    async def _run(self) -> None:
+        after = await asyncio.to_thread(self._events.position)
+        for snapshot_id, event in await self._left_over():
+            await self._enqueue(snapshot_id, event)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._hear(after))
+            tasks.create_task(self._work())
 
     async def _hear(self, after: int) -> None:
         async for heard in self._events.subscribe_async(after):
             if not isinstance(heard, CaughtUp) and isinstance(heard.data, SandboxSnapshotted):
-                await self._wait_for(heard.data.snapshot_id, heard)
+                await self._enqueue(heard.data.snapshot_id, heard)
 
-    async def _wait_for(self, snapshot_id: str, taken: Event) -> None:
+    async def _enqueue(self, snapshot_id: str, taken: Event) -> None:
         """Put one into the queue; more of its sandbox than may wait are given up."""
         self._queue.put_nowait((snapshot_id, taken))
         sandbox_id = _sandbox_of(taken)
@@ -130,8 +138,8 @@ class Uploads:
         except SnapshotMissing:
             log.info("snapshot went before it was in the store snapshot_id=%s", snapshot_id)
             return True
-        except (TreeRefused, SnapshotBroken) as error:
-            advice = error.advice if isinstance(error, TreeRefused) else ""
+        except (TreeRefused, TemplateRefused, SnapshotBroken) as error:
+            advice = error.advice if isinstance(error, HourglassError) else ""
             log.warning("snapshot not in the store snapshot_id=%s %s %s", snapshot_id, error, advice)
             self._refused.add(snapshot_id)
             if isinstance(error, SnapshotBroken):
@@ -161,12 +169,12 @@ class Uploads:
     async def _record(self, sandbox_id: str, session_id: str, told: fold.StoreSnapshot) -> None:
         """In the sandbox's stream; a sandbox that has no actor gets none for that."""
         host = self._host
-        async with host.alone_with(sandbox_id):
+        async with host.sandbox_lock(sandbox_id):
             kept = host.kept.get(sandbox_id)
             if kept is not None and not kept.handle.gone:
                 await kept.handle.stored(told)
                 return
-            # Behind the door, so that nobody loads it meanwhile, and believes in another version.
+            # With its lock held, so that nobody loads it meanwhile, and believes in another version.
             entity = sandbox_entity(sandbox_id, session_id, host.journal, epoch=host.epoch, metadata=host.metadata)
             await entity.load()
             await entity.execute(f"stored-{told.snapshot_id}", told)
@@ -177,7 +185,7 @@ class Uploads:
             try:
                 mine = [one for one in await self._driver.snapshots() if one.sandbox_id == sandbox_id]
                 history = await self._host.journal.read(_SANDBOX + sandbox_id)
-                spare, alone = self._superfluous(mine, history)
+                spare, alone = self._droppable(mine, history)
                 needed = await self._needed(sandbox_id, history, alone)
                 given_up = [one for one in alone if one not in needed]
                 if given_up:
@@ -193,7 +201,7 @@ class Uploads:
             except (HourglassError, MachineError, OSError) as error:
                 log.warning("snapshots not removed sandbox_id=%s %s", sandbox_id, error)
 
-    def _superfluous(self, mine: list[SnapshotRecord], history: Sequence[Event]) -> tuple[list[str], list[str]]:
+    def _droppable(self, mine: list[SnapshotRecord], history: Sequence[Event]) -> tuple[list[str], list[str]]:
         """Of the snapshots of a sandbox: those that go, and those that would if they were not the only copy."""
         settings = self._host.settings
         stored = {event.data.snapshot_id for event in history if isinstance(event.data, SandboxSnapshotStored)}

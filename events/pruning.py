@@ -1,6 +1,6 @@
 """Taking snapshots out of the store, and then the chunks that nothing refers to any more.
 
-What is needed is never cut, and what this log does not know neither: other homes may share a store. A plan says first
+What is needed is never cut, nor is what this log does not know: other homes may share a store. A plan says first
 what would go; carrying it out looks again, with nobody adding meanwhile.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from events.manifest import Manifest, template_id
 from events.snapshots import pieces_of_image, pieces_of_page
-from events.store_errors import ManifestBroken, PruneRefused, SnapshotNotStored
+from events.store_errors import ManifestBroken, PruneForeign, PruneRefused, SnapshotNotStored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,6 +31,8 @@ class Choice:
     """The newest of each sandbox that stay in any case."""
     taken_before: float | None = None
     """Seconds since the epoch."""
+    foreign: bool = False
+    """Of `ids`, also those of sandboxes that this log does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +66,24 @@ def plan(
 
     Raises:
         PruneRefused: a snapshot of `choice.ids` is needed.
+        PruneForeign: its sandbox is not of this log.
         SnapshotNotStored: one of them is not there.
         ManifestBroken: what a snapshot refers to can't be told, so no chunk is known to be free; name it to be cut.
         ChunkBroken: likewise, a page of a listing.
     """
     manifests: dict[str, Manifest] = {}
-    broken: list[ManifestBroken] = []
+    broken: dict[str, ManifestBroken] = {}
     ids = store.ids()
     for snapshot_id in ids:
         try:
             manifests[snapshot_id] = store.manifest(snapshot_id)[0]
         except ManifestBroken as error:
-            if snapshot_id not in choice.ids:
-                broken.append(error)
-    if broken:
-        raise broken[0]
+            broken[snapshot_id] = error
+    for snapshot_id, why in broken.items():
+        if snapshot_id not in choice.ids:
+            raise why
     snapshots = [one for one in manifests.values() if one.kind == "snapshot"]
-    cut = _chosen(store, choice, snapshots, set(ids), known, needs(snapshots))
+    cut = _chosen(store, choice, snapshots, set(ids), known, needs(snapshots), broken)
     left = [one for one in snapshots if one.snapshot_id not in cut]
     roots = {template_id(one.template_root) for one in left}
     templates = sorted(name for name, one in manifests.items() if one.kind == "template" and name not in roots)
@@ -123,12 +126,17 @@ def _chosen(
     ids: Collection[str],
     known: Collection[str],
     needed: Mapping[str, Sequence[str]],
+    broken: Collection[str],
 ) -> list[str]:
+    whose = {one.snapshot_id: one.sandbox_id for one in snapshots}
     for snapshot_id in choice.ids:
-        if snapshot_id not in ids or snapshot_id.startswith(_TEMPLATE):
+        # A template's root is never cut for itself; its manifest is where it is damaged, and in the way of all else.
+        if snapshot_id not in ids or (snapshot_id.startswith(_TEMPLATE) and snapshot_id not in broken):
             raise SnapshotNotStored(store=store.shelf.url, snapshot_id=snapshot_id)
         if snapshot_id in needed:
             raise PruneRefused(snapshot_id=snapshot_id, need="; ".join(needed[snapshot_id]))
+        if not choice.foreign and snapshot_id in whose and whose[snapshot_id] not in known:
+            raise PruneForeign(snapshot_id=snapshot_id, sandbox_id=whose[snapshot_id])
     if choice.ids:
         return sorted(set(choice.ids))
     cut = []

@@ -9,8 +9,10 @@ HourglassError
     ├── ManifestBroken            a manifest is not what was written
     ├── ChunkBroken               a chunk is missing or damaged
     ├── TreeRefused               a file tree that is not stored
+    ├── TemplateRefused           likewise, a template's root
     ├── TreeNotRestored           an entry can't be made again
-    └── PruneRefused              something needs the snapshot
+    ├── PruneRefused              something needs the snapshot
+    └── PruneForeign              another home's snapshot
 """
 
 from __future__ import annotations
@@ -72,7 +74,10 @@ class ManifestBroken(StoreError):
     store: str
     snapshot_id: str
     detail: str
-    next_step = "`hourglass snapshots ls` shows others of the same sandbox; this one is never used."
+    next_step = (
+        "It is never used. `hourglass snapshots prune {snapshot_id}` takes it out; until then no prune can tell which "
+        "chunks are free."
+    )
 
 
 @dataclass(eq=False)
@@ -103,6 +108,18 @@ class TreeRefused(StoreError):
 
 
 @dataclass(eq=False)
+class TemplateRefused(StoreError):
+    """The template root {root} is not stored, nor are snapshots of sandboxes that were made from it: {detail}."""
+
+    root: str
+    detail: str
+    next_step = (
+        "These snapshots stay on their node. Build the template with fewer files (`hourglass template build`): new "
+        "sandboxes start from a root that can be stored then."
+    )
+
+
+@dataclass(eq=False)
 class TreeNotRestored(StoreError):
     """{path} of {snapshot_id} can't be made again: {detail}."""
 
@@ -119,3 +136,12 @@ class PruneRefused(StoreError):
     snapshot_id: str
     need: str
     next_step = "`hourglass kill` ends the sandbox that needs it."
+
+
+@dataclass(eq=False)
+class PruneForeign(StoreError):
+    """The snapshot {snapshot_id} is of {sandbox_id}, which this log does not know."""
+
+    snapshot_id: str
+    sandbox_id: str
+    next_step = "Prune it with the home whose log has that sandbox (--home), or add --foreign where that log is lost."

@@ -19,7 +19,7 @@ from actors.machines.listings import Listing
 from actors.machines.locks import locked
 from actors.machines.protocol import SnapshotBroken, SnapshotMissing, SnapshotRecord
 from events.manifest import Manifest, Tree, template_id
-from events.store_errors import SnapshotNotStored, StoreError, TreeRefused
+from events.store_errors import SnapshotNotStored, StoreError, TemplateRefused, TreeRefused
 from events.tree_reader import TooMuch, read_tree
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Exchange:
         """What is in a template's root, which is in the store then."""
         name = template_id(root)
         if root in self._refused:
-            raise TreeRefused(whose=f"the template root {root}", snapshot_id=name, detail=self._refused[root])
+            raise TemplateRefused(root=root, detail=self._refused[root])
         known = self._listings.load(root)
         if known.seen and self.store.knows(name, known.digest):
             return known
@@ -115,7 +115,7 @@ class Exchange:
                 kept, seen = self.store.add(draft, None, self._node.volumes.templates / root, {}, adding)
             except TreeRefused as error:
                 self._refused[root] = error.detail
-                raise
+                raise TemplateRefused(root=root, detail=error.detail) from error
             made = Listing(name, kept.digest, seen)
             self._listings.save(root, made)
             return made
@@ -126,7 +126,7 @@ class Exchange:
         """Get a snapshot that this node does not have, or has broken; it lies whole here then.
 
         Raises:
-            SnapshotMissing: the store does not have it neither.
+            SnapshotMissing: and not in the store.
             SnapshotBroken: it is another driver's, or something of it is damaged: nothing of it is left here.
             OSError: no room, for example; likewise.
         """

@@ -140,7 +140,8 @@ class GvisorMachine:
                 if free < memory + _ROOM_BYTES:
                     raise OSError(
                         f"no room on the disk: {place} has {free // 1024**2} MiB free, and the sandbox has "
-                        f"{memory // 1024**2} MiB in memory; free some, or `hourglass snapshots prune`"
+                        f"{memory // 1024**2} MiB in memory; free some there, end sandboxes "
+                        "with `hourglass kill`, or lower snapshots_local"
                     )
             return self._node.images.begin(snapshot_id)
 

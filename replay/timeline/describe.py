@@ -85,8 +85,9 @@ def _closed(data: types.SandboxForwardClosed) -> str:
 
 
 def _copied(data: types.SandboxFileCopied) -> str:
-    how_much = "begins" if data.bytes is None else size(data.bytes)
-    return f"copied {data.direction}: {data.path}, {how_much}"
+    if data.bytes is None:
+        return f"copy {data.direction} begins: {data.path}"
+    return f"copied {data.direction}: {data.path}, {size(data.bytes)}"
 
 
 def _took(seconds: float) -> str:

@@ -115,3 +115,14 @@ def test_a_nested_value_of_the_environment_that_is_no_json(monkeypatch: pytest.M
 def test_an_empty_variable_is_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_ENVIRONMENT_KEY", "")
     assert Settings.load().read_environment_key() is None
+
+
+def test_when_and_where_snapshots_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOURGLASS_SNAPSHOTS", "every:0")
+    with pytest.raises(SettingsError, match="must be turn, call, never, or every:N"):
+        Settings.load()
+    monkeypatch.delenv("HOURGLASS_SNAPSHOTS")
+    for given, kept in (("", ""), ("none", "none"), ("s3://b/c", "s3://b/c"), ("here", str(tmp_path / "here"))):
+        monkeypatch.setenv("HOURGLASS_SNAPSHOT_STORE", given)
+        assert Settings.load().snapshot_store == kept

@@ -16,6 +16,7 @@ from actors.machines.volumes import open_volumes
 from actors.settings import Settings
 from events.cli import build
 from events.envelope import new_events
+from events.errors import NothingThere
 from events.snapshots import SnapshotStore
 from events.sqlite_log import SqliteLog
 from events.store_errors import PruneRefused, StoreBusy
@@ -63,6 +64,9 @@ def test_ls_says_where_each_is_and_what_needs_it(home: Path) -> None:
     assert {(row["stored"], row["local"]) for row in rows} == {(True, False)}
     assert {row["snapshot_id"] for row in rows if not row["needed_by"]} == {"a-2", "o-2"}
     assert [row["snapshot_id"] for row in told(home, "ls", "a")] == ["a-1", "a-2", "a-3"]
+    assert [row["snapshot_id"] for row in told(home, "ls", "susp")] == ["s-1"]
+    assert told(home, "ls", "s") == rows  # the session's id
+    assert isinstance(run(home, "ls", "nobody").exception, NothingThere)
     (home / "snapshots/manifests/o-2.json").write_text("{}")
     shown = run(home, "ls").stdout
     assert "damaged: it is no manifest" in shown
@@ -132,6 +136,7 @@ def test_prune_refuses_what_is_needed_and_what_it_can_not_ask(home: Path) -> Non
     assert "lies suspended in it" in str(refused.exception)
     assert run(home, "prune", "--json").exit_code == 2
     assert run(home, "prune", "--older-than", "soon").exit_code == 2
+    assert run(home, "prune", "a-2", "--keep", "1").exit_code == 2
     assert len(told(home, "ls")) == 7
 
 

@@ -11,7 +11,7 @@ from events.manifest import Manifest
 from events.needs import needs, sandboxes_of
 from events.pruning import Choice, Plan, plan, prune
 from events.snapshots import SnapshotStore
-from events.store_errors import ChunkBroken, ManifestBroken, PruneRefused, SnapshotNotStored
+from events.store_errors import ChunkBroken, ManifestBroken, PruneForeign, PruneRefused, SnapshotNotStored
 from events.types import (
     EventData,
     Limits,
@@ -131,8 +131,12 @@ def test_the_newest_and_the_young_stay_where_that_is_asked(store: SnapshotStore,
     assert planned(store, kept_log, Choice(taken_before=5.0)).snapshots == ["a-2"]
     assert planned(store, kept_log, Choice(taken_before=1.0)).snapshots == []
     assert planned(store, kept_log, Choice(ids=["o-2"])).snapshots == ["o-2"]
-    # By its name, whoever's it is.
-    assert planned(store, kept_log, Choice(ids=["x-1"])).snapshots == ["x-1"]
+
+
+def test_another_homes_goes_only_where_that_is_said(store: SnapshotStore, kept_log: SqliteLog) -> None:
+    with pytest.raises(PruneForeign, match="x-1 is of of-another-home"):
+        planned(store, kept_log, Choice(ids=["x-1"]))
+    assert planned(store, kept_log, Choice(ids=["x-1"], foreign=True)).snapshots == ["x-1"]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ def test_a_template_goes_with_the_last_snapshot_of_it(
         stream = f"sandbox-{sandbox}"
         kept_log.append(stream, new_events(f"{stream}-end", [KILLED]), expected=len(HISTORIES[sandbox]))
     assert planned(store, kept_log).templates == []
-    planned(store, kept_log, Choice(ids=["x-1"]), really=True)
+    planned(store, kept_log, Choice(ids=["x-1"], foreign=True), really=True)
     done = planned(store, kept_log, really=True)
     assert done.templates == ["template-base-1"]
     assert store.ids() == []
@@ -183,6 +187,12 @@ def test_where_it_is_unknown_what_a_snapshot_needs_no_chunk_is_free(
         planned(store, kept_log, really=True)
     assert len(store.chunks.names()) == count
     assert planned(store, kept_log, Choice(ids=["o-2"]), really=True).snapshots == ["o-2"]
+    # Likewise a template's, which is no snapshot that could be named else.
+    (tmp_path / "store/manifests/template-base-1.json").write_text("{}")
+    with pytest.raises(ManifestBroken, match="of template-base-1") as error:
+        planned(store, kept_log)
+    assert "hourglass snapshots prune template-base-1" in error.value.advice
+    assert planned(store, kept_log, Choice(ids=["template-base-1"]), really=True).snapshots == ["template-base-1"]
     (page, *_) = store.manifest("a-3")[0].tree.pages
     with store.shelf.pruning() as pruning:
         store.chunks.remove(page, pruning)

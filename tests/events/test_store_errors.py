@@ -21,8 +21,10 @@ EXAMPLES: list[tuple[HourglassError, str, str]] = [
         "of y is not stored (snapshot x): deep.",
         "simpler",
     ),
+    (errors.TemplateRefused(root="base-1", detail="deep"), "root base-1 is not stored, nor are", "template build"),
     (errors.TreeNotRestored(snapshot_id="x", path="a/b", detail="no room"), "a/b of x can't", "nothing of it"),
     (errors.PruneRefused(snapshot_id="x", need="y lies in it"), "x is needed: y lies in it.", "hourglass kill"),
+    (errors.PruneForeign(snapshot_id="x", sandbox_id="y"), "x is of y, which this log does not know.", "--foreign"),
 ]
 
 
