@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_TRIES = 3
+"""Of an append of several entities."""
+
 StateT = TypeVar("StateT")
 CommandT = TypeVar("CommandT")
 
@@ -40,7 +43,10 @@ async def to_its_end(step: Coroutine[Any, Any, T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            # Cancelled again, it waits all the same: nobody else may take its turn before.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
         if not task.cancelled() and (error := task.exception()):
             log.warning("failed, and nobody waited for it: %r", error)
         raise
@@ -174,14 +180,20 @@ async def _execute_together(
     async with AsyncExitStack() as turns:
         for entity, _ in parts:
             await turns.enter_async_context(entity._turn)
-            await entity._catch_up()
-        writes = [entity._decided(command_id, commands, causation_id) for entity, commands in parts]
-        _set_unsure(parts, True)
-        try:
-            appended = await journal.append(*writes)
-        except (WrongExpectedVersion, StaleEpoch) as error:
-            _set_unsure(parts, False)
-            raise Replaced(f"another actor writes one of these: {error}") from error
+        for tries_left in reversed(range(_TRIES)):
+            for entity, _ in parts:
+                await entity._catch_up()
+            writes = [entity._decided(command_id, commands, causation_id) for entity, commands in parts]
+            _set_unsure(parts, True)
+            try:
+                appended = await journal.append(*writes)
+                break
+            except (WrongExpectedVersion, StaleEpoch) as error:
+                _set_unsure(parts, False)
+                # One that no actor holds may have been written to meanwhile: its snapshot came into the store.
+                if tries_left and isinstance(error, WrongExpectedVersion):
+                    continue
+                raise Replaced(f"another actor writes one of these: {error}") from error
         for (entity, _), events in zip(parts, appended, strict=True):
             for event in events:
                 entity._apply(event)

@@ -324,7 +324,7 @@ class Host:
         async with self.sandbox_lock(sandbox_id):
             kept = self.kept.get(sandbox_id)
             if kept is not None and kept.handle.gone:
-                await self.drop(sandbox_id)
+                await self._let_go(sandbox_id)
                 kept = None
             if kept is None:
                 handle = await self.actors.sandbox(sandbox_id, session_id)
@@ -337,6 +337,10 @@ class Host:
 
     async def drop(self, sandbox_id: str) -> None:
         """Let go of a sandbox's actor; the machine, if there is one, runs on."""
+        async with self.sandbox_lock(sandbox_id):
+            await self._let_go(sandbox_id)
+
+    async def _let_go(self, sandbox_id: str) -> None:
         kept = self.kept.pop(sandbox_id, None)
         if kept is not None:
             await kept.handle.release()
@@ -382,10 +386,11 @@ class Host:
             await kept.handle.kill(reason)
             await self.drop(sandbox_id)
             return
-        entity = sandbox_entity(sandbox_id, session_id, self.journal, epoch=self._epoch, metadata=self.metadata)
-        await entity.load()
-        if entity.state.phase is not sandboxes.Phase.ABSENT:
-            await entity.execute("kill", sandboxes.Kill(reason=reason))
+        async with self.sandbox_lock(sandbox_id):
+            entity = sandbox_entity(sandbox_id, session_id, self.journal, epoch=self._epoch, metadata=self.metadata)
+            await entity.load()
+            if entity.state.phase is not sandboxes.Phase.ABSENT:
+                await entity.execute("kill", sandboxes.Kill(reason=reason))
         await self.actors.remove(sandbox_id)
 
     # --- records ---------------------------------------------------------------------------------------------------

@@ -21,11 +21,11 @@ from actors.snapshotting import Snapshotting
 from events import sandbox as fold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from actors.journal import Journal
-    from actors.machines.protocol import Driver, Machine
+    from actors.machines.protocol import Driver, Machine, Taken
     from actors.pace import Pace
     from actors.visits.door import Door
     from events.types import Limits
@@ -82,14 +82,15 @@ def sandbox_entity(
 class Life:
     """A sandbox's machine. Its methods that change it must be called with `turn` held."""
 
-    def __init__(self, entity: SandboxEntity, context: SandboxContext, busy: Callable[[], bool]) -> None:
-        """`busy` tells whether a call runs, which finds out by itself that its machine ended."""
+    def __init__(self, entity: SandboxEntity, context: SandboxContext) -> None:
         self.entity = entity
         self.machine: Machine | None = None
         self.turn = asyncio.Lock()
         self.context = context
         self.snapshotting = Snapshotting(self)
-        self._busy = busy
+        self.no_call = asyncio.Event()
+        """Set where no call uses the machine: one that does finds out by itself that it ended."""
+        self.no_call.set()
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -152,6 +153,9 @@ class Life:
 
     async def _adopt(self, began: float) -> None:
         """The log says that a machine runs, but not in this process: its host died. Find it, or record the loss."""
+        await to_its_end(self._find(began))
+
+    async def _find(self, began: float) -> None:
         frozen = self.state.phase is fold.Phase.FROZEN
         try:
             machine = await self.context.driver.adopt(self.sandbox_id)
@@ -222,12 +226,17 @@ class Life:
             return machine, time.monotonic() - began
 
     async def _begun(self, machine: Machine, told: fold.Command) -> None:
-        try:
-            await self.record(told)
-        except BaseException:
-            await machine.kill()  # nobody would know of it
-            raise
-        self._use(machine)
+        """Record a machine and use it: both, or neither."""
+
+        async def both() -> None:
+            try:
+                await self.record(told)
+            except BaseException:
+                await machine.kill()  # nobody would know of it
+                raise
+            self._use(machine)
+
+        await to_its_end(both())
 
     def _use(self, machine: Machine) -> None:
         self.machine = machine
@@ -236,8 +245,7 @@ class Life:
     async def _watch_end(self, machine: Machine) -> None:
         """Record a machine that ends between calls when it ends; under a call, the call finds out by itself."""
         end = await machine.wait_ended()
-        if self._busy():
-            return
+        await self.no_call.wait()
         async with self.turn:
             if self.machine is machine and self.state.phase in (fold.Phase.RUNNING, fold.Phase.FROZEN):
                 self.machine = None
@@ -283,6 +291,10 @@ class Life:
         machine = await self._alive("suspended")
         frozen = self.state.phase is fold.Phase.FROZEN
         taken = await self.snapshotting.take(machine, "suspend", hold=True, frozen=frozen)
+        await to_its_end(self._lay_down(machine, taken, reason, frozen))
+
+    async def _lay_down(self, machine: Machine, taken: Taken, reason: SuspendReason, frozen: bool) -> None:
+        """Record a suspend and end the machine: both, or neither."""
         used = fold.Used(taken.usage.cpu_seconds, taken.usage.memory_high_bytes)
         try:
             await self.record(
@@ -313,10 +325,15 @@ class Life:
         await self.record(self.snapshotting.told(taken, reason))
         return taken.snapshot_id
 
-    async def snapshot_soon(self, reason: Literal["turn", "call", "every"]) -> None:
-        """Take a snapshot of a machine that runs; returns when it runs on, and the snapshot is recorded later."""
-        if self.machine is not None and self.state.phase is fold.Phase.RUNNING:
-            await self.snapshotting.begin(self.machine, reason)
+    async def snapshot_soon(self, reason: Literal["turn", "call", "every"]) -> bool:
+        """Take a snapshot of a machine that is in memory; whether there is one.
+
+        Returns when it is as it was, running or frozen; the snapshot is recorded later.
+        """
+        if self.machine is None or self.state.phase not in (fold.Phase.RUNNING, fold.Phase.FROZEN):
+            return False
+        await self.snapshotting.begin(self.machine, reason, frozen=self.state.phase is fold.Phase.FROZEN)
+        return True
 
     async def _alive(self, what: str) -> Machine:
         if self.machine is None and self.state.phase in (fold.Phase.RUNNING, fold.Phase.FROZEN):
@@ -372,6 +389,9 @@ class Life:
 
     async def stop(self, reason: Literal["shutdown", "requested"]) -> None:
         """End the machine and keep the files. Memory that lies in a snapshot is given up."""
+        await to_its_end(self._stop(reason))
+
+    async def _stop(self, reason: Literal["shutdown", "requested"]) -> None:
         await self.snapshotting.settled()
         if self.state.phase not in (fold.Phase.RUNNING, fold.Phase.FROZEN, fold.Phase.SUSPENDED):
             return
@@ -384,6 +404,9 @@ class Life:
 
     async def kill(self, reason: Literal["session_over", "requested", "not_kept", "replaced"]) -> None:
         """The end: machine, files and the node's snapshots are removed."""
+        await to_its_end(self._kill(reason))
+
+    async def _kill(self, reason: Literal["session_over", "requested", "not_kept", "replaced"]) -> None:
         await self.snapshotting.settled()
         if self.state.phase not in (fold.Phase.KILLED, fold.Phase.ABSENT):
             used = await self.used(self.machine)

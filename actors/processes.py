@@ -208,7 +208,8 @@ class RemoteSandbox:
         """End the actor; the machine, if any, runs on."""
         with suppress(SandboxFailed, TimeoutError):
             async with asyncio.timeout(_FAREWELL_S):
-                await self.end_visits()
+                # Visitors sent away, and a snapshot that is being taken recorded.
+                await self._call("release")
         self._gone = True
         await _export_last(self._actor)
         ray.kill(self._actor)

@@ -57,7 +57,7 @@ class Sandbox:
         self._context = context
         self._entity = context.entity(sandbox_id, session_id)
         self._call_turn = asyncio.Lock()
-        self._life = Life(self._entity, context, self._call_turn.locked)
+        self._life = Life(self._entity, context)
         self._interrupts: dict[str, InterruptReason] = {}
         self.visits = Visits()
         self._rests: FreezeReason | None = None
@@ -74,7 +74,7 @@ class Sandbox:
         """Fold the stream; make the sandbox known where it is new."""
         await self._entity.load()
         # Whoever had it before us may have died before the snapshot that was due.
-        self._calls = min(len(self.state.calls), 1)
+        self._calls_since_snapshot = min(len(self.state.calls), 1)
         if self.state.phase is fold.Phase.ABSENT:
             await self._entity.execute(
                 "create",
@@ -141,9 +141,8 @@ class Sandbox:
             return  # somebody is at work in it already; the next one is as good
         async with self._call_turn, self._life.turn:
             reason = policy_wants(self._context.snapshots, after, self._calls_since_snapshot)
-            if reason is not None:
+            if reason is not None and await self._life.snapshot_soon(reason):
                 self._calls_since_snapshot = 0
-                await self._life.snapshot_soon(reason)
 
     async def stored(self, kept: fold.StoreSnapshot) -> None:
         """Record that the snapshot store has a snapshot of it."""
@@ -253,8 +252,7 @@ class Sandbox:
             known = self.state.calls.get(call.tool_use_id)
             if known is not None and (outcome := recorded_outcome(known)) is not None:
                 return outcome
-            async with self._context.pace.begin():
-                await self.start()
+            async with self._context.pace.begin(), self._machine_in_use():
                 if known is not None and self.state.memory_lost:
                     return await self._interrupted(call, "host_lost", half_way(call.tool))
                 await self._execute_call(
@@ -263,6 +261,16 @@ class Sandbox:
                 if self.state.memory_lost and call.tool == "bash":
                     return await self._interrupted(call, "machine_lost", MEMORY_LOST)
                 return await self._run(call)
+
+    @asynccontextmanager
+    async def _machine_in_use(self) -> AsyncIterator[None]:
+        """A machine runs, and a call finds out by itself where it ends."""
+        await self.start()
+        self._life.no_call.clear()
+        try:
+            yield
+        finally:
+            self._life.no_call.set()
 
     async def begin_call(self, call: ToolCall, *, needs_memory: bool) -> CallOutcome | None:
         """Record that a call is served which runs elsewhere, in forks of this sandbox; the outcome that the log has.
@@ -469,7 +477,7 @@ class Sandbox:
 
     async def _visit_failed(self, machine: Machine, error: GuestProtocolError) -> None:
         """An agent that broke the protocol is not to be spoken to again; under a call, the call sees to it."""
-        if self._call_turn.locked():
+        if not self._life.no_call.is_set():
             return
         try:
             await machine.guest.ping()

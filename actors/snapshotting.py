@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from actors.entity import Replaced
@@ -73,8 +74,8 @@ class Snapshotting:
                 await machine.freeze()
             raise SandboxFailed(str(error)) from error
 
-    async def begin(self, machine: Machine, reason: Reason) -> None:
-        """Take one, and return when the guest runs again; the rest is done in the background.
+    async def begin(self, machine: Machine, reason: Reason, *, frozen: bool) -> None:
+        """Take one, and return when the guest runs again, or is `frozen` again; the rest is done in the background.
 
         One that can't be taken is a warning, and the machine runs on.
         """
@@ -92,6 +93,10 @@ class Snapshotting:
             raise
         finally:
             waiting.cancel()
+            if frozen and machine is self._life.machine:
+                # It was thawed for it. Where it ended meanwhile, whoever watches it records that.
+                with suppress(MachineError):
+                    await machine.freeze()
 
     async def settled(self) -> None:
         """Wait until nothing is done in the background."""

@@ -61,6 +61,11 @@ class Chunks:
         adding.write(_at(name), packed)
         return name, len(packed)
 
+    @staticmethod
+    def held(name: str, adding: Adding) -> bool:
+        """Whether a chunk that was there before is there still, as far as that is cheap to tell."""
+        return adding.holds(_at(name))
+
     def get(self, name: str, snapshot_id: str) -> bytes:
         """A chunk, checked against its name. Raises `ChunkBroken`, which names the snapshot that needs it."""
 

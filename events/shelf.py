@@ -49,6 +49,10 @@ class Adding(Protocol):
         """Whether an object is there, or was written here."""
         ...
 
+    def holds(self, name: str) -> bool:
+        """Whether an object is there that was seen there before; where to ask is a request, it is believed."""
+        ...
+
     def write(self, name: str, content: bytes) -> None:
         """Put an object. It is there after the next `settle` at the latest, and durable when the context has ended."""
         ...
@@ -196,6 +200,9 @@ class _FolderAdding:
 
     def has(self, name: str) -> bool:
         return name in self._waiting or self._shelf.has(name)
+
+    def holds(self, name: str) -> bool:
+        return name in self._waiting or os.path.isfile(f"{self._shelf.folder}/{name}")
 
     def write(self, name: str, content: bytes) -> None:
         with self._shelf.failing():

@@ -233,6 +233,9 @@ class _Counted:
     adding: Adding
     new_bytes: int = 0
 
+    def holds(self, name: str) -> bool:
+        return self.chunks.held(name, self.adding)
+
     def put(self, content: bytes) -> str:
         name, grown = self.chunks.put(content, self.adding)
         self.new_bytes += grown
@@ -275,7 +278,7 @@ def _read(tree: Path, known: Mapping[str, Seen], counted: _Counted) -> tuple[dic
         pages.append(counted.put("\n".join(page).encode() + b"\n"))
         page.clear()
 
-    for path, one in read_tree(tree, known, counted.put):
+    for path, one in read_tree(tree, known, counted.put, counted.holds):
         if page and (zlib.crc32(path.encode()) % _PAGE_ONE_IN == 0 or held > _PAGE_BYTES):
             turn()
             held = 0

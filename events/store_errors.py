@@ -89,8 +89,8 @@ class ChunkBroken(StoreError):
     chunk: str
     detail: str
     next_step = (
-        "`hourglass snapshots verify` says which other snapshots need it; a node that still has one of them whole puts "
-        "the chunk back when the file is removed and the node's service is started again."
+        "`hourglass snapshots verify` says which other snapshots need it. Remove the damaged file: in a folder, the "
+        "next snapshot of a sandbox that has the same piece puts it back, for all of them."
     )
 
 

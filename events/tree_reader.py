@@ -8,6 +8,7 @@ last change of the inode (`ctime`), which is the kernel's.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +27,7 @@ MOST_LISTING_BYTES = 128 * 1024**2
 and half a GB where all names are as long as can be."""
 MOST_PIECES = 200_000
 """Of one file: 50 GB in a row, or a file with many holes."""
+_CHUNK = re.compile(r'"([0-9a-f]{64})"')
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -45,19 +47,22 @@ class Seen(NamedTuple):
     """What its pieces have together."""
 
 
-def read_tree(root: Path, known: Mapping[str, Seen], put: Callable[[bytes], str]) -> Iterator[tuple[str, Seen]]:
+def read_tree(
+    root: Path, known: Mapping[str, Seen], put: Callable[[bytes], str], holds: Callable[[str], bool] = lambda _: True
+) -> Iterator[tuple[str, Seen]]:
     """The entries of a tree that nothing writes meanwhile, by their encoded paths.
 
     Args:
         known: by encoded path, of an earlier look at this tree or at the one that it was made from.
         put: keeps a chunk, and gives its name.
+        holds: whether a chunk of a known entry is there still; a file is read again where one is not.
 
     Raises:
         TooMuch: too deep, too many entries or too long names, or a file in too many pieces.
         OSError: something can't be read.
     """
     listed = 0
-    for path, one in _Reader(known, put).folder(os.open(root, _FOLDER), "", 0):
+    for path, one in _Reader(known, put, holds).folder(os.open(root, _FOLDER), "", 0):
         listed += len(one.line)
         if listed > MOST_LISTING_BYTES:
             raise TooMuch(f"its listing is longer than {MOST_LISTING_BYTES // 1024**2} MiB")
@@ -65,9 +70,10 @@ def read_tree(root: Path, known: Mapping[str, Seen], put: Callable[[bytes], str]
 
 
 class _Reader:
-    def __init__(self, known: Mapping[str, Seen], put: Callable[[bytes], str]) -> None:
+    def __init__(self, known: Mapping[str, Seen], put: Callable[[bytes], str], holds: Callable[[str], bool]) -> None:
         self._known = known
         self._put = put
+        self._holds = holds
         self._first: dict[tuple[int, int], str] = {}
         """Files with several names: the first of each."""
         self._count = 0
@@ -103,7 +109,7 @@ class _Reader:
         stamp = (status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size, status.st_mode, status.st_nlink)
         if status.st_nlink == 1:
             seen = self._known.get(path)
-            if seen is not None and seen.stamp == stamp:
+            if seen is not None and seen.stamp == stamp and self._is_held(seen.line):
                 return seen
         elif stat.S_ISREG(status.st_mode):
             first = self._first.setdefault((status.st_dev, status.st_ino), path)
@@ -111,6 +117,10 @@ class _Reader:
                 return Seen((), _entry(path, status, same_as=first).line())
         entry = self._look(folder, name, path, status)
         return Seen(stamp, entry.line(), sum(length for _, length, _ in entry.pieces))
+
+    def _is_held(self, line: str) -> bool:
+        """Without parsing it: there are many, and a name that looks like a chunk's only costs a look at its file."""
+        return all(map(self._holds, _CHUNK.findall(line.partition('"pieces"')[2])))
 
     def _look(self, folder: int, name: str, path: str, status: os.stat_result) -> Entry:
         kind = KINDS[stat.S_IFMT(status.st_mode)]

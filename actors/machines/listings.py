@@ -6,6 +6,7 @@ One file for a template's root or a sandbox, in `listings` of the storage folder
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from events.tree_reader import Seen
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,13 @@ class Listings:
             return Listing()
 
     def save(self, name: str, listing: Listing) -> None:
-        """Keep one, in place of the last."""
+        """Keep one, in place of the last. One that can't be kept is a warning: the next look at the tree takes longer."""
+        try:
+            self._save(name, listing)
+        except OSError as error:
+            log.warning("listing not kept name=%s %s", name, error)
+
+    def _save(self, name: str, listing: Listing) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         head = {"snapshot_id": listing.snapshot_id, "digest": listing.digest, "entries": len(listing.seen)}
         fresh = self._folder / f"{name}.{secrets.token_hex(4)}.new"

@@ -9,6 +9,9 @@ from actors.template.rooted import BadPath
 
 HEADER_BYTES_MAX = 1024**2
 """Of an extended header, which is read into memory as a whole."""
+HEADERS_IN_A_ROW_MAX = 16
+_IN_A_ROW = "_hourglass_headers_in_a_row"
+"""Of the reader: the next entry is read before this one is done."""
 _EXTENDED = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -37,11 +40,27 @@ class Member(tarfile.TarInfo):
         return made
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in _EXTENDED and not 0 <= self.size <= HEADER_BYTES_MAX:
-            raise BadPath(f"it has a header of {self.size:,} bytes")
+        if self.type in _EXTENDED:
+            return self._extended(archive)
         if self.type == tarfile.GNUTYPE_SPARSE:
             raise BadPath(f"{self.name[:200]!r} is stored with holes; make the archive without --sparse")
         return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
+
+    def _extended(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """A header that tells of the entry after it, which is read on the way."""
+        if not 0 <= self.size <= HEADER_BYTES_MAX:
+            raise BadPath(f"it has a header of {self.size:,} bytes")
+        before = getattr(archive, _IN_A_ROW, 0)
+        if before >= HEADERS_IN_A_ROW_MAX:
+            raise BadPath(f"an entry has more than {HEADERS_IN_A_ROW_MAX} headers")
+        setattr(archive, _IN_A_ROW, before + 1)
+        try:
+            made: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        finally:
+            setattr(archive, _IN_A_ROW, before)
+        if sum(len(name) + len(value) for name, value in archive.pax_headers.items()) > HEADER_BYTES_MAX:
+            raise BadPath(f"it has more than {HEADER_BYTES_MAX:,} bytes of headers for all entries")
+        return made
 
     def _proc_gnusparse_00(self, *_: object) -> None:
         raise BadPath("a file is stored with holes; make the archive without --sparse")

@@ -173,7 +173,7 @@ class _Archive:
             self._tar = tarfile.open(path, "r:", tarinfo=Member)  # noqa: SIM115 - closed by `close`
             found = itertools.islice(self._tar, _FILES_MAX)
             self._members = {posixpath.normpath(member.name): member for member in found}
-        except (tarfile.TarError, EOFError, UnicodeError, ValueError) as error:
+        except (tarfile.TarError, EOFError, UnicodeError, ValueError, RecursionError) as error:
             raise TemplateError(f"{path} is no uncompressed tar archive of an image: {error}") from None
 
     def open(self, name: str) -> IO[bytes]:

@@ -23,15 +23,20 @@ from actors.template.manifest import TemplateError
 from actors.template.rooted import BadPath, Rooted, parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 BYTES_MAX = 64 * 1024**3
 """Of all files of one archive together, unpacked."""
 ENTRIES_MAX = 4_000_000
+NAMES_MAX = 1_000_000
+"""Of one layer of an image: they are in memory, for its whiteouts."""
 _PIECE = 1024**2
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _MAGIC_BYTES = 6
+
+
+_Names = dict[str, "_Names"]
 
 
 @dataclass(slots=True)
@@ -72,8 +77,9 @@ def unpack(
     layer = _Layer(root, what, progress)
     try:
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=Member) as archive:
-            for member in archive:
+            while (member := archive.next()) is not None:
                 layer.take(archive, member, whiteouts=whiteouts)
+                cast("Any", archive).members.clear()  # it keeps every one of them, headers and all
         # To its end: a digest is that of the whole.
         while stream.read(_PIECE):
             continue
@@ -89,7 +95,7 @@ def unpack(
     return layer.done
 
 
-_UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError, OverflowError)
+_UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError, OverflowError, RecursionError)
 """What the readers raise for archives that are none, are cut, or say of a time or a size what can't be."""
 
 
@@ -99,7 +105,9 @@ class _Layer:
         self._root = root
         self._what = what
         self._progress = progress
-        self._written: set[str] = set()
+        self._written: _Names = {}
+        """What this layer has brought: names in folders, in folders."""
+        self._names = 0
         self._times: list[tuple[str, float]] = []
 
     def take(self, archive: tarfile.TarFile, member: tarfile.TarInfo, *, whiteouts: bool) -> None:
@@ -108,6 +116,7 @@ class _Layer:
         self.done.bytes += member.size if member.isreg() else 0
         if self.done.entries > ENTRIES_MAX or self.done.bytes > BYTES_MAX:
             raise BadPath(f"it unpacks to more than {ENTRIES_MAX:,} entries or {BYTES_MAX // 1024**3} GiB")
+        self._progress(self.done.bytes)
         parts = parts_of(member.name)
         path = "/".join(parts)
         if whiteouts and parts and parts[-1].startswith(_WHITEOUT):
@@ -121,9 +130,25 @@ class _Layer:
         elif not self._make(archive, member, path):
             self.done.left_out += 1
             return
-        while path and path not in self._written:
-            self._written.add(path)
-            path = path.rpartition("/")[0]
+        if whiteouts:
+            self._note(parts)
+
+    def _note(self, parts: Sequence[str]) -> None:
+        """What a whiteout of the same layer does not take away."""
+        at = self._written
+        for part in parts:
+            if part not in at:
+                self._names += 1
+                if self._names > NAMES_MAX:
+                    raise BadPath(f"it brings more than {NAMES_MAX:,} names")
+                at[part] = {}
+            at = at[part]
+
+    def _has_brought(self, path: str) -> bool:
+        at: _Names | None = self._written
+        for part in path.split("/"):
+            at = at.get(part) if at is not None else None
+        return at is not None
 
     def finish(self) -> None:
         """The times of folders, which what is put into them changes."""
@@ -176,7 +201,7 @@ class _Layer:
 
     def _hide(self, path: str) -> None:
         """Take away what lower layers had; what this one has brought stays."""
-        if path not in self._written:
+        if not self._has_brought(path):
             self._root.remove(path)
         else:
             for one in self._root.names(path):

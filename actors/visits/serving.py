@@ -170,10 +170,12 @@ class _Talk:
             control = Control.model_validate_json(payload)
         except ValueError as error:
             raise VisitorGone("the visitor sent what it may not") from error
-        if control.resize:
-            await self._guest.resize(self._program.process_id, *control.resize)
-        if control.signal:
-            await self._guest.signal(self._program.process_id, control.signal)
+        # A guest that is held for a snapshot does neither before it goes on, and would seem to stand still.
+        async with self._turn:
+            if control.resize:
+                await self._guest.resize(self._program.process_id, *control.resize)
+            if control.signal:
+                await self._guest.signal(self._program.process_id, control.signal)
 
     async def _feed(self, process: RunningProcess) -> None:
         while data := await self._input.get():

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from actors.entity import Entity as EntityOf
+    from events.envelope import Event
+    from events.log import Append
 
     SessionEntity = EntityOf[session.SessionState, session.Command]
 
@@ -84,10 +86,31 @@ async def test_a_cancelled_append_of_several_leaves_none_behind(log: SqliteLog) 
     assert one.version == log.version("session-s1") == 2
 
 
+async def test_several_go_on_where_one_was_written_to_meanwhile(log: SqliteLog) -> None:
+    """As by its host, where a sandbox has no actor: its snapshot came into the store."""
+    one, same = entity(log), entity(log)
+    journal = LocalJournal(log)
+    append, left = journal.append, [2]
+
+    async def late(*writes: Append) -> list[list[Event]]:
+        if left[0]:
+            left[0] -= 1
+            await same.load()
+            await same.execute(f"meanwhile-{left[0]}", claim(10 + left[0]))
+        return await append(*writes)
+
+    journal.append = late  # type: ignore[method-assign]
+    await execute_together(journal, "first", (one, [claim(1)]))
+    assert one.version == log.version("session-s1") == 3
+    left[0] = 9
+    with pytest.raises(Replaced):
+        await execute_together(journal, "second", (one, [claim(2)]))
+
+
 async def test_what_follows_a_cancelled_command_is_not_taken_for_its_repeat(log: SqliteLog) -> None:
     one = sandbox_entity("sbx-1", "s1", LocalJournal(log), epoch=1, metadata={})
     await one.execute("create", sandbox.Create(session_id="s1", driver="gvisor", template="base", limits=Limits()))
-    life = Life(one, cast("Any", None), bool)  # what it records needs no context
+    life = Life(one, cast("Any", None))  # what it records needs no context
     start = sandbox.Start(machine_id="m", node="n", seconds=0.1, agent_version="1")
     task = asyncio.create_task(life.record(start))
     await asyncio.sleep(0)

@@ -10,6 +10,7 @@ import pytest
 
 from events import shelf as shelves
 from events.chunks import FILE_BYTES, IMAGE_BYTES
+from events.entries import Entry
 from events.manifest import decode
 from events.shelf import open_shelf
 from events.snapshots import SnapshotStore, default_store
@@ -143,6 +144,18 @@ def test_an_interrupted_upload_is_never_used(
     # The next try finds again what the first one left, and is whole.
     add(store, draft("snap-1"), image, tree)
     assert as_told(fetch(store, "snap-1", tmp_path / "back") / "tree") == as_told(tree)
+
+
+def test_a_chunk_that_is_gone_comes_back_with_the_next_snapshot(folder_store: SnapshotStore, tmp_path: Path) -> None:
+    store, tree, image = folder_store, make_tree(tmp_path / "tree"), make_image(tmp_path / "image")
+    _, seen = add(store, draft("snap-1"), image, tree)
+    (line,) = [one.line for one in seen.values() if '"path":"d3/f3"' in one.line]
+    (gone,) = [chunk for _, _, chunk in Entry.model_validate_json(line).pieces]
+    (tmp_path / f"store/chunks/{gone[:2]}/{gone}").unlink()
+    assert len(store.verify("snap-1", set())) == 1
+    # Nobody touched the file since, and what was seen of it would name a chunk that is not there.
+    add(store, draft("snap-2"), image, tree, seen)
+    assert store.verify("snap-2", set()) == store.verify("snap-1", set()) == []
 
 
 def test_a_flipped_and_a_missing_chunk_are_told_by_name(folder_store: SnapshotStore, tmp_path: Path) -> None:

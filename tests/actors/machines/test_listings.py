@@ -12,6 +12,8 @@ from tests.events.stores import make_tree
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
 
 def test_a_listing_comes_back(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
@@ -36,3 +38,10 @@ def test_one_that_is_damaged_or_cut_off_is_none(tmp_path: Path) -> None:
     for broken in (*(whole[: len(whole) * part // 20] for part in range(20)), b"\xff" * 100, whole[:-9] + b"\0" * 9):
         path.write_bytes(broken)
         assert kept.load("sbx-a") == Listing()
+
+
+def test_one_that_can_not_be_kept_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    Listings(tmp_path / "file").save("x", Listing("snap-1", "ab", {}))
+    assert "listing not kept name=x" in caplog.text
+    assert Listings(tmp_path / "file").load("x") == Listing()

@@ -8,6 +8,7 @@ import lzma
 import os
 import stat
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -242,3 +243,47 @@ def test_names_that_no_file_can_have_are_refused(root: Path) -> None:
             put(root, archive((entry, b"")))
     with pytest.raises(TemplateError, match="can't be unpacked"):
         put(root, archive((member("a", tarfile.SYMTYPE, linkname="a"), b""), (member("a/f"), b"")))
+
+
+def test_headers_are_not_kept(root: Path) -> None:
+    data = archive(*((member(f"f{number}", pax_headers={"comment": "x" * 500_000}), b"") for number in range(60)))
+    packed = gzip.compress(data)
+    del data
+    tracemalloc.start()
+    try:
+        assert put(root, packed).entries == 60
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_headers_without_end_are_refused(root: Path, kind: bytes) -> None:
+    with pytest.raises(TemplateError, match="an entry has more than 16 headers"):
+        put(root, header(kind, 0) * 400 + archive((member("f"), b"")))
+
+
+def test_headers_for_all_entries_are_bounded(root: Path) -> None:
+    entries = []
+    for number in range(5):
+        info = member(f"f{number}")
+        told = info.create_pax_global_header({f"key{number}": "x" * 300_000})
+        entries.append(told + info.tobuf())
+    with pytest.raises(TemplateError, match="bytes of headers for all entries"):
+        put(root, b"".join(entries) + bytes(1024))
+
+
+def test_what_a_layer_brings_is_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking, "NAMES_MAX", 10)
+    put(root, archive((member("/".join("abcdefghij")), b"")), whiteouts=True)
+    put(root, archive((member("/".join("klmnopqrstuvw")), b"")))
+    with pytest.raises(TemplateError, match="brings more than 10 names"):
+        put(root, archive((member("/".join("abcdefghijk")), b"")), whiteouts=True)
+
+
+def test_room_is_looked_for_at_every_entry(root: Path) -> None:
+    heard: list[int] = []
+    data = archive(*((member(f"d{number}", tarfile.DIRTYPE), b"") for number in range(5)))
+    stream = decompressed(io.BufferedReader(io.BytesIO(data)))
+    unpack(stream, Rooted(root), whiteouts=False, what="x", progress=heard.append)
+    assert len(heard) == 5
