@@ -56,7 +56,7 @@ class Listings:
             return Listing()
 
     def save(self, name: str, listing: Listing) -> None:
-        """Keep one, in place of the last. One that can't be kept is a warning: the next look at the tree takes longer."""
+        """Keep one, in place of the last. Where that fails it is a warning: the next look at the tree takes longer."""
         try:
             self._save(name, listing)
         except OSError as error:
