@@ -341,7 +341,7 @@ async def test_a_template_that_is_refused_is_looked_at_once(
     monkeypatch.setattr(snapshots, "read_tree", counting)
     monkeypatch.setattr(tree_reader, "MOST_ENTRIES", 10)
     for _ in range(2):
-        with pytest.raises(TemplateRefused, match=r"the template root base-\w+ is not stored.* more than 10 entries"):
+        with pytest.raises(TemplateRefused, match=r"The template root base-\w+ is not stored.* more than 10 entries"):
             await storing.store_snapshot(taken.snapshot_id, stream="sandbox-x", version=1)
     assert len(looks) == 1
     assert empty.ids() == []
