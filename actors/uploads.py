@@ -63,7 +63,6 @@ class Uploads:
         self._current = ""
         """The snapshot that is being put into the store."""
         self._dropping = asyncio.Lock()
-        self._began = time.time()
 
     async def run(self) -> None:
         """Until it is cancelled: what is on this node and not in the store, then each new one."""
@@ -111,19 +110,14 @@ class Uploads:
             await self._drop_older(sandbox_id)
 
     async def _left_over(self) -> list[tuple[str, Event]]:
-        """The snapshots on this node that the log knows, and that it does not know to be in the store.
-
-        One that was taken before this host began, and that the log does not know, nobody will ever record: it goes.
-        """
+        """The snapshots on this node that the log knows, and that it does not know to be in the store."""
         found = []
         mine: dict[str, list[Event]] = {}
         for one in sorted(await self._driver.snapshots(), key=lambda one: one.taken_at):
             if one.sandbox_id not in mine:
                 mine[one.sandbox_id] = await self._host.journal.read(_SANDBOX + one.sandbox_id)
             taken = _event_of(mine[one.sandbox_id], one.snapshot_id, SandboxSnapshotted)
-            if taken is None and mine[one.sandbox_id] and one.taken_at < self._began:
-                await self._driver.drop_snapshot(one.snapshot_id)
-            elif taken is not None and _event_of(mine[one.sandbox_id], one.snapshot_id, SandboxSnapshotStored) is None:
+            if taken is not None and _event_of(mine[one.sandbox_id], one.snapshot_id, SandboxSnapshotStored) is None:
                 found.append((one.snapshot_id, taken))
         return found
 
