@@ -126,7 +126,7 @@ class Exchange:
         """Get a snapshot that this node does not have, or has broken; it lies whole here then.
 
         Raises:
-            SnapshotMissing: and not in the store.
+            SnapshotMissing: it is not in the store either.
             SnapshotBroken: it is another driver's, or something of it is damaged: nothing of it is left here.
             OSError: no room, for example; likewise.
         """
