@@ -124,6 +124,18 @@ class EventLog(Protocol):
         """Version of the stream's last event; 0 where there is no such stream."""
         ...
 
+    def position(self) -> int:
+        """Position of the log's last event; 0 where there is none."""
+        ...
+
+    def version_at(self, stream: str, *, position: int | None = None, time_us: int | None = None) -> int:
+        """Version of the stream's last event at or before a position of the log, or a time; 0 where there is none.
+
+        Args:
+            time_us: microseconds since the epoch; where a clock went back, the stream's order counts.
+        """
+        ...
+
     def streams(self) -> list[str]:
         """Names of all streams, sorted."""
         ...

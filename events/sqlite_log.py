@@ -227,6 +227,15 @@ class SqliteLog:
         [(version,)] = self.query("SELECT coalesce(max(version), 0) FROM events WHERE stream = ?", (stream,))
         return int(version)
 
+    def version_at(self, stream: str, *, position: int | None = None, time_us: int | None = None) -> int:
+        """Version of the stream's last event at or before a position, or a time; 0 where there is none."""
+        sql = (
+            "SELECT coalesce(max(version), 0) FROM events WHERE stream = ?1 "
+            "AND (?2 IS NULL OR position <= ?2) AND (?3 IS NULL OR recorded_at <= ?3)"
+        )
+        [(version,)] = self.query(sql, (stream, position, time_us))
+        return int(version)
+
     def position(self) -> int:
         """Position of the last event; 0 where there is none."""
         [(position,)] = self.query("SELECT coalesce(max(position), 0) FROM events")

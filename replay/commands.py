@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from events.commands_entities import AsJson, Home, LogFile
+from replay.history import commands as history
 
 
 def register(app: typer.Typer) -> None:
@@ -15,6 +16,7 @@ def register(app: typer.Typer) -> None:
     app.command()(timeline)
     app.command()(bench)
     app.command()(demo)
+    history.register(app)
 
 
 def timeline(
@@ -36,7 +38,8 @@ def timeline(
 
 def bench(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="append, replay, tool, start, worker; default: all.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="append, replay, fold, tool, start, worker; default: all."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

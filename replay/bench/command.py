@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BENCHES = (
     "append",
     "replay",
+    "fold",
     "tool",
     "start",
     "worker",

@@ -46,12 +46,13 @@ def run(progress: Progress) -> Result:
     return result
 
 
-def _history() -> list[EventData]:
+def history(calls: int) -> list[EventData]:
+    """A sandbox that made so many calls: two events, and two for each call."""
     events: list[EventData] = [
         SandboxCreated(session_id="sesn_bench", driver="gvisor", template="base", limits=Limits()),
         SandboxStarted(machine_id="hg-0", node="node", seconds=0.2, agent_version="1"),
     ]
-    for number in range(_CALLS):
+    for number in range(calls):
         id_ = f"toolu_{number:024d}"
         events += [
             ToolCallStarted(tool_use_id=id_, tool="bash", input=_COMMAND),
@@ -63,7 +64,7 @@ def _history() -> list[EventData]:
 def _log(folder: Path) -> SqliteLog:
     log = SqliteLog(folder / "log.db")
     for number in range(_SANDBOXES):
-        events = new_events(f"bench-{number}", _history(), correlation_id="sesn_bench")
+        events = new_events(f"bench-{number}", history(_CALLS), correlation_id="sesn_bench")
         log.append(f"sandbox-{number}", events, expected=0)
     return log
 
@@ -126,12 +127,12 @@ def _eventsourcing(folder: Path) -> Callable[[], float]:
             "SQLITE_DBNAME": str(folder / "eventsourcing.db"),
         }
     )
-    history = [data.model_dump(exclude={"type"}) for data in _history()]
+    told = [data.model_dump(exclude={"type"}) for data in history(_CALLS)]
     ids = []
     for _ in range(_SANDBOXES):
-        box = Box(**history[0])
-        box.start(**history[1])
-        for started, completed in zip(history[2::2], history[3::2], strict=True):
+        box = Box(**told[0])
+        box.start(**told[1])
+        for started, completed in zip(told[2::2], told[3::2], strict=True):
             box.start_call(**started)
             box.complete_call(**completed)
         app.save(box)

@@ -16,7 +16,7 @@ from events.cli import build
 from events.envelope import new_events
 from events.sqlite_log import SqliteLog
 from events.types import SessionIdled, SessionResultPosted, ToolCallCompleted
-from replay.bench import append, command, dense, idle_host, replay, start, tool
+from replay.bench import append, command, dense, fold, idle_host, replay, start, tool
 from replay.bench.frame import BenchImpossible, Result, in_turns, percentile, ratio
 from replay.bench.machine import facts
 from replay.local import LocalHourglass
@@ -147,7 +147,7 @@ def test_bare_sqlite_writes_the_very_rows_in_the_very_transactions(tmp_path: Pat
         assert log.verify() is None
 
 
-@pytest.mark.parametrize("bench", [append, replay])
+@pytest.mark.parametrize("bench", [append, fold, replay])
 def test_the_benches_of_the_log_measure(monkeypatch: pytest.MonkeyPatch, bench: object) -> None:
     small = {"_ROUNDS": 2, "_SINGLE": 20, "_CALLERS": 4, "_EACH": 10, "_SANDBOXES": 2, "_CALLS": 5, "_EVENTS": 24}
     for name, value in small.items():

@@ -1,0 +1,47 @@
+"""The commands that look back with no machine started: `state`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from events.commands_entities import AsJson, Home, LogFile
+from events.console import console, print_json
+from events.home import log_path
+from events.sqlite_log import SqliteLog
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the root command."""
+    app.command()(state)
+
+
+def state(
+    stream: Annotated[str, typer.Argument(help="A session or a sandbox, or a beginning of its id.")],
+    version: Annotated[int | None, typer.Option(help="Of the stream.")] = None,
+    position: Annotated[int | None, typer.Option(help="Of the log.")] = None,
+    time: Annotated[str | None, typer.Option(help="As 2026-11-28T09:30:00Z; without a zone, UTC.")] = None,
+    home: Home = None,
+    log: LogFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a session or a sandbox was at a moment: at the last one, where none is named.
+
+    Reads the log file alone: the service may run, or be long gone.
+    """
+    from replay.history.show_state import drawn
+    from replay.history.states import parse_time, plain, state_at
+    from replay.history.target import find_stream
+
+    if sum(one is not None for one in (version, position, time)) > 1:
+        raise typer.BadParameter("give one of --version, --position and --time")
+    moment = parse_time(time) if time is not None else None
+    with SqliteLog(log_path(home, log), read_only=True) as opened:
+        found = state_at(opened, find_stream(opened, stream), version=version, position=position, time=moment)
+    if as_json:
+        print_json(plain(found))
+        return
+    for one in drawn(found):
+        if one is not None:
+            console().print(one)
