@@ -13,8 +13,11 @@ LOG_NAME = "log.db"
 def default_home() -> Path:
     """HOURGLASS_HOME, else `/var/lib/hourglass` for root, else `hourglass` in the user's XDG state folder."""
     named = os.environ.get("HOURGLASS_HOME", "")
-    if named:
-        return Path(named)
+    return Path(named) if named else default_state_dir()
+
+
+def default_state_dir() -> Path:
+    """Where state lies if nobody says: `/var/lib/hourglass` for root, else `hourglass` in the XDG state folder."""
     if os.geteuid() == 0:
         return Path("/var/lib/hourglass")
     state = os.environ.get("XDG_STATE_HOME", "")

@@ -1,5 +1,8 @@
 """Looking back: states of the past, timelines, and the server that plays recorded sessions over the real HTTP API."""
 
+from replay.history.planned import Fate, Plan
+from replay.history.planning import plan
+from replay.history.presence import Snapshots
 from replay.history.states import State, state_at
 
-__all__ = ["State", "state_at"]
+__all__ = ["Fate", "Plan", "Snapshots", "State", "plan", "state_at"]

@@ -1,7 +1,8 @@
-"""The commands that look back with no machine started: `state`."""
+"""The commands that look back with no machine started: `state`, `plan`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,10 +12,28 @@ from events.console import console, print_json
 from events.home import log_path
 from events.sqlite_log import SqliteLog
 
+Version = Annotated[str, typer.Argument(metavar="STREAM@VERSION", help="A version of a sandbox, as sbx-0123@17.")]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        envvar="HOURGLASS_SNAPSHOT_STORE",
+        help="The snapshot store: a folder or a URL; default: `snapshots` in the home.",
+        show_default=False,
+    ),
+]
+Storage = Annotated[
+    Path | None,
+    typer.Option(
+        "--storage", envvar="HOURGLASS_STORAGE", help="Where this node keeps snapshots whole.", show_default=False
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the root command."""
-    app.command()(state)
+    for command in (state, plan):
+        app.command()(command)
 
 
 def state(
@@ -45,3 +64,31 @@ def state(
     for one in drawn(found):
         if one is not None:
             console().print(one)
+
+
+def plan(
+    target: Version,
+    every: Annotated[bool, typer.Option("--all", help="Show the calls that are in the snapshot, too.")] = False,
+    home: Home = None,
+    log: LogFile = None,
+    store: Store = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a version would be rebuilt: from which snapshot, which calls run again, and what can't be reproduced.
+
+    Nothing is started, and nothing changed.
+    """
+    from replay.history.planning import plan as make
+    from replay.history.presence import Snapshots
+    from replay.history.show_plan import drawn
+    from replay.history.target import parse
+
+    path = log_path(home, log)
+    with SqliteLog(path, read_only=True) as opened:
+        wanted = parse(opened, target)
+        made = make(opened, wanted.stream, wanted.version, Snapshots.of(path.parent, store, storage).where)
+    if as_json:
+        print_json(made.plain())
+    else:
+        console().print(drawn(made, every=every))

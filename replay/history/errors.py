@@ -96,3 +96,12 @@ class TargetUnreadable(HistoryError):
     text: str
     detail: str
     next_step = "Write STREAM@VERSION, as in sbx-0123@17; `hourglass sandboxes` shows what there is."
+
+
+@dataclass(eq=False)
+class LineageBroken(HistoryError):
+    """The line of parents of {stream} can't be: {detail}."""
+
+    stream: str
+    detail: str
+    next_step = "`hourglass log verify` says whether the log was changed."

@@ -1,0 +1,202 @@
+"""The walk from a plan's start to its version: which calls there are, what else happened, and how far all is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from events.types import (
+    EgressConnected,
+    SandboxCrashed,
+    SandboxFileCopied,
+    SandboxForwardClosed,
+    SandboxForwardOpened,
+    SandboxKilled,
+    SandboxProcessEnded,
+    SandboxProcessStarted,
+    SandboxStopped,
+    ToolCallCompleted,
+    ToolCallInterrupted,
+    ToolCallStarted,
+)
+from replay.history.lineage import Place
+from replay.history.planned import Fate, Gap, PlannedCall, Version
+
+if TYPE_CHECKING:
+    from events.envelope import Event
+    from events.types import JsonObject
+    from replay.history.lineage import Line
+
+READ_ONLY = frozenset({"read", "glob", "grep"})
+REPEATABLE = frozenset({"bash", "write", "edit"})
+IN_FORKS = frozenset({"try_in_parallel", "keep"})
+"""Custom tools that leave the sandbox itself as it is; see `actors.tries`."""
+HARMLESS = READ_ONLY | IN_FORKS
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call, as far as the walk has come."""
+
+    at: Place
+    tool_use_id: str
+    tool: str
+    input: JsonObject
+    ended: int = 0
+    lost: str = ""
+    """Why it can't be reproduced."""
+    note: str = ""
+
+
+@dataclass
+class Walk:
+    """Takes the events of a line one by one; made by `walk`."""
+
+    line: Line
+    start: Place
+    """Up to here, all is in the snapshot; `Place(0, 0)` where there is none."""
+    calls: dict[tuple[int, str], _Call] = field(default_factory=dict)
+    gaps: list[tuple[Place, Gap]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    _open: dict[str, _Call] = field(default_factory=dict)
+    _visits: dict[str, tuple[Place, Event, str]] = field(default_factory=dict)
+    """Programs and forwards of people that are open, until the start is passed."""
+    _restarted: str = ""
+    """How the memory that the snapshot has was lost since."""
+
+    def take(self, at: Place, event: Event) -> None:
+        """Take in the next event."""
+        data = event.data
+        match data:
+            case ToolCallStarted():
+                call = _Call(at, data.tool_use_id, data.tool, data.input)
+                self.calls[at.segment, data.tool_use_id] = self._open[data.tool_use_id] = call
+                self._begin(call)
+            case ToolCallCompleted() | ToolCallInterrupted():
+                self._end(at, data)
+            case EgressConnected() if at > self.start:
+                self._connected(at, event, data)
+            case SandboxProcessStarted():
+                self._visit(at, event, data.process_id, f"a person's program ran: {data.command}")
+            case SandboxForwardOpened():
+                self._visit(at, event, data.forward_id, f"connections from outside could reach port {data.port}")
+            case SandboxProcessEnded() if at <= self.start:
+                self._visits.pop(data.process_id, None)
+            case SandboxForwardClosed() if at <= self.start:
+                self._visits.pop(data.forward_id, None)
+            case SandboxFileCopied(direction="in") if at > self.start:
+                self._gap(at, event, f"a person copied {data.path} into it")
+            case SandboxCrashed() if at > self.start:
+                self._restart(at, event, f"its machine crashed ({data.reason.replace('_', ' ')})")
+            case SandboxStopped() if at > self.start:
+                self._restart(at, event, "its machine was stopped, and its memory given up")
+            case SandboxKilled() if at > self.start:
+                self.notes.append(f"at {self.line.name(at)} it was ended: what was there until then is rebuilt")
+
+    def finish(self) -> None:
+        """After the last event."""
+        for call in self._open.values():
+            if call.at > self.start and call.tool not in HARMLESS:
+                until = Place(call.at.segment, self.line.segments[call.at.segment].until)
+                call.lost = call.lost or f"it had not ended at {self.line.name(until)}"
+        if self.line.end > self.start:
+            # What a snapshot is brought back to goes on without them; they went on with it.
+            for at, event, what in self._visits.values():
+                self._gap(at, event, f"{what}, and had not ended when the snapshot was taken")
+        self.gaps.sort(key=lambda one: one[0])
+
+    def _begin(self, call: _Call) -> None:
+        if call.at <= self.start or call.tool in READ_ONLY:
+            return
+        if call.tool in IN_FORKS:
+            call.note = "it ran in forks, and changed nothing here"
+        elif call.tool not in REPEATABLE:
+            call.lost = "no such tool can be run again"
+        elif self._restarted:
+            call.lost = f"{self._restarted} after the snapshot, and began again on its files"
+
+    def _end(self, at: Place, data: ToolCallCompleted | ToolCallInterrupted) -> None:
+        call = self._open.pop(data.tool_use_id, None)
+        if call is None:
+            return
+        call.ended = at.version
+        if isinstance(data, ToolCallInterrupted):
+            how = f"it was interrupted ({data.reason.replace('_', ' ')})"
+            if call.at <= self.start:
+                call.note = f"{how}, as far as it had come"
+            elif call.tool not in HARMLESS:
+                call.lost = call.lost or f"{how}: how far it had come is not known"
+
+    def _connected(self, at: Place, event: Event, data: EgressConnected) -> None:
+        asked = self._open.get(event.causation_id)
+        running = [asked] if asked is not None else list(self._open.values())
+        # What only looks has no connections: a process in the background does.
+        running = [call for call in running if call.tool not in HARMLESS]
+        if not running:
+            self._gap(at, event, f"a process of it was connected to {data.host}:{data.port}")
+        for call in running:
+            call.lost = call.lost or f"it was connected to {data.host}:{data.port}, and a rebuild has no network"
+
+    def _visit(self, at: Place, event: Event, which: str, what: str) -> None:
+        if at > self.start:
+            self._gap(at, event, what)
+        else:
+            self._visits[which] = (at, event, what)
+
+    def _restart(self, at: Place, event: Event, how: str) -> None:
+        self._restarted = f"{how} at {self.line.name(at)}"
+        self._gap(at, event, how)
+
+    def _gap(self, at: Place, event: Event, what: str) -> None:
+        self.gaps.append((at, Gap(Version(event.stream, event.version), event.type, what)))
+
+    # --- what came of it --------------------------------------------------------------------------------------------
+
+    def planned(self) -> list[PlannedCall]:
+        """Every call with its fate."""
+        return [
+            PlannedCall(
+                Version(self.line.segments[call.at.segment].stream, call.at.version),
+                call.ended,
+                call.tool_use_id,
+                call.tool,
+                call.input,
+                self._fate(call),
+                call.lost or call.note,
+            )
+            for call in self.calls.values()
+        ]
+
+    def good_until(self) -> Place:
+        """The last place up to which all is known and no call runs."""
+        lost = [call.at for call in self.calls.values() if self._fate(call) is Fate.LOST]
+        obstacle = min([*lost, *(at for at, _ in self.gaps)], default=None)
+        good = self.start
+        running: set[str] = set()
+        for at, event in self.line.after(self.start):
+            if obstacle is not None and at >= obstacle:
+                break
+            data = event.data
+            if isinstance(data, ToolCallStarted) and data.tool not in HARMLESS:
+                running.add(data.tool_use_id)
+            elif isinstance(data, ToolCallCompleted | ToolCallInterrupted):
+                running.discard(data.tool_use_id)
+            if not running:
+                good = at
+        return good
+
+    def _fate(self, call: _Call) -> Fate:
+        if call.at <= self.start:
+            return Fate.IN_SNAPSHOT
+        if call.tool in HARMLESS:
+            return Fate.SKIPPED
+        return Fate.LOST if call.lost else Fate.AGAIN
+
+
+def walk(line: Line, start: Place) -> Walk:
+    """Walk a line to its end."""
+    made = Walk(line, start)
+    for at, event in line.all():
+        made.take(at, event)
+    made.finish()
+    return made
