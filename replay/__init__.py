@@ -4,5 +4,6 @@ from replay.history.planned import Fate, Plan
 from replay.history.planning import plan
 from replay.history.presence import Snapshots
 from replay.history.states import State, state_at
+from replay.history.trees import FileTree, tree_at
 
-__all__ = ["Fate", "Plan", "Snapshots", "State", "plan", "state_at"]
+__all__ = ["Fate", "FileTree", "Plan", "Snapshots", "State", "plan", "state_at", "tree_at"]

@@ -1,9 +1,10 @@
-"""The commands that look back with no machine started: `state`, `plan`."""
+"""The commands that look back with no machine started: `state`, `plan`, `ls`, `cat`."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,11 @@ from events.commands_entities import AsJson, Home, LogFile
 from events.console import console, print_json
 from events.home import log_path
 from events.sqlite_log import SqliteLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from replay.history.trees import FileTree
 
 Version = Annotated[str, typer.Argument(metavar="STREAM@VERSION", help="A version of a sandbox, as sbx-0123@17.")]
 Store = Annotated[
@@ -29,10 +35,12 @@ Storage = Annotated[
     ),
 ]
 
+Nearest = Annotated[bool, typer.Option("--nearest", help="Take the nearest snapshot's files, whatever was done since.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the root command."""
-    for command in (state, plan):
+    for command in (state, plan, ls, cat):
         app.command()(command)
 
 
@@ -92,3 +100,56 @@ def plan(
         print_json(made.plain())
     else:
         console().print(drawn(made, every=every))
+
+
+def ls(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="STREAM@VERSION[:PATH]", help="A version of a sandbox, and a path in it; default: /."),
+    ],
+    nearest: Nearest = False,
+    home: Home = None,
+    log: LogFile = None,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the files that a sandbox had at a version, with no machine started.
+
+    Reads the nearest snapshot in the store at or before the version, and says which version that is of. In JSON, what
+    is no printable text in a name stands as %XX.
+    """
+    from replay.history.show_files import show_entries
+
+    with _tree(target, nearest, home, log, store) as (tree, path):
+        show_entries(tree, path, as_json=as_json)
+
+
+def cat(
+    target: Annotated[
+        str, typer.Argument(metavar="STREAM@VERSION:PATH", help="A version of a sandbox, and a file in it.")
+    ],
+    nearest: Nearest = False,
+    home: Home = None,
+    log: LogFile = None,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a file as a sandbox had it at a version, with no machine started; its bytes as they were, in a pipe."""
+    from replay.history.show_files import show_content
+
+    with _tree(target, nearest, home, log, store) as (tree, path):
+        show_content(tree, path, as_json=as_json)
+
+
+@contextmanager
+def _tree(
+    target: str, nearest: bool, home: Path | None, log: Path | None, store: str | None
+) -> Iterator[tuple[FileTree, str]]:
+    from replay.history.presence import Snapshots
+    from replay.history.target import parse
+    from replay.history.trees import tree_at
+
+    path = log_path(home, log)
+    with SqliteLog(path, read_only=True) as opened:
+        wanted = parse(opened, target, path=True)
+        yield tree_at(opened, wanted, Snapshots.of(path.parent, store), nearest=nearest), wanted.path

@@ -9,7 +9,12 @@ HourglassError
     ├── NotYet                before the stream's first event
     ├── PositionNotThere      a position that the log does not have
     ├── TimeUnreadable        not a time
-    └── TargetUnreadable      not STREAM@VERSION[:PATH]
+    ├── TargetUnreadable      not STREAM@VERSION[:PATH]
+    ├── LineageBroken         parents that can't be
+    ├── NoTree                no file tree at or before the version
+    ├── FilesMayDiffer        the nearest file tree is of an earlier version
+    ├── NoSuchFile            nothing is there in the tree
+    └── FileRefused           it is there, and is not shown
 """
 
 from __future__ import annotations
@@ -105,3 +110,47 @@ class LineageBroken(HistoryError):
     stream: str
     detail: str
     next_step = "`hourglass log verify` says whether the log was changed."
+
+
+@dataclass(eq=False)
+class NoTree(HistoryError):
+    """The store {store} has no snapshot of {target} or of a version before it."""
+
+    store: str
+    target: str
+    left: str
+    """What there is instead, for people."""
+    next_step = "{left}"
+
+
+@dataclass(eq=False)
+class FilesMayDiffer(HistoryError):
+    """The nearest snapshot in the store is of {found}, and after it {what} may have changed the files of {target}."""
+
+    found: str
+    target: str
+    what: str
+    next_step = (
+        "Name {found}, or take its files as they were then with --nearest; `hourglass plan {target}` shows more."
+    )
+
+
+@dataclass(eq=False)
+class NoSuchFile(HistoryError):
+    """{path} is not in the files of {target}: {detail}."""
+
+    path: str
+    target: str
+    detail: str
+    next_step = "`hourglass ls {target}` shows what there is."
+
+
+@dataclass(eq=False)
+class FileRefused(HistoryError):
+    """{path} of {target} is not shown: {detail}."""
+
+    path: str
+    target: str
+    detail: str
+    remedy: str
+    next_step = "{remedy}"
