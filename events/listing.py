@@ -53,7 +53,7 @@ class Listing:
     def entry(self, key: Key) -> Entry | None:
         """What has this path; no link is followed."""
         found = next(self._from(key), None)
-        return self._parse(found[1]) if found is not None and found[0] == key else None
+        return self.parse(found[1]) if found is not None and found[0] == key else None
 
     def children(self, folder: Key) -> Iterator[tuple[Key, Entry]]:
         """What is in a folder, in order; what is deeper is passed over, and mostly not read."""
@@ -63,7 +63,7 @@ class Listing:
             if found is None or found[0][: len(folder)] != folder:
                 return
             key = found[0][: len(folder) + 1]
-            entry = self._parse(found[1])
+            entry = self.parse(found[1])
             yield key, entry
             # No name has a zero in it, so this is after all that is below it, and before the next.
             at = (*key[:-1], key[-1] + b"\0")
@@ -162,7 +162,8 @@ class Listing:
             raise NotThere(_shown(key))
         return found
 
-    def _parse(self, line: str) -> Entry:
+    def parse(self, line: str) -> Entry:
+        """The entry of one of its lines. Raises `ManifestBroken`."""
         try:
             return parse(line)
         except ValueError as error:

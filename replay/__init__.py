@@ -1,9 +1,10 @@
 """Looking back: states of the past, timelines, and the server that plays recorded sessions over the real HTTP API."""
 
+from replay.history.comparing import Comparison, compare
 from replay.history.planned import Fate, Plan
 from replay.history.planning import plan
 from replay.history.presence import Snapshots
 from replay.history.states import State, state_at
 from replay.history.trees import FileTree, tree_at
 
-__all__ = ["Fate", "FileTree", "Plan", "Snapshots", "State", "plan", "state_at", "tree_at"]
+__all__ = ["Comparison", "Fate", "FileTree", "Plan", "Snapshots", "State", "compare", "plan", "state_at", "tree_at"]

@@ -6,5 +6,6 @@
 
 `states` folds a stream up to a moment, `target` reads `STREAM@VERSION[:PATH]`. `lineage` is the line of parents that
 leads to a version, `presence` knows which snapshots exist, `walk` says what became of what was done in between, and
-`planning` makes a plan of that. `trees` reads the files of a version from the snapshot store.
+`planning` makes a plan of that. `trees` reads the files of a version from the snapshot store, and `comparing`
+compares two versions.
 """
