@@ -60,6 +60,7 @@ def plan(log: EventLog, stream: str, version: int, where: Callable[[str], tuple[
             break
         gone.append(one)
     walked = walk(line, chosen.place if chosen else _BEGINNING)
+    after = next((one for one in known if one.place > line.end and where(one.snapshot_id)), None)
     made = Plan(
         target=Version(stream, version),
         start=_start(line, chosen, found),
@@ -69,21 +70,12 @@ def plan(log: EventLog, stream: str, version: int, where: Callable[[str], tuple[
         gaps=tuple(gap for _, gap in walked.gaps),
         notes=tuple(_notes(line, chosen, walked)),
         before=None,
-        after=None,
-    )
-    return made if made.reproducible else _with_neighbours(made, line, walked, where)
-
-
-def _with_neighbours(made: Plan, line: Line, walked: Walk, where: Callable[[str], tuple[Where, ...]]) -> Plan:
-    """The plan of a version that is not reproducible, with those on both sides that are."""
-    good = walked.good_until()
-    known = good.version > 0 and made.start.kind != "nothing"
-    after = next((one for one in line.snapshots() if one.place > line.end and where(one.snapshot_id)), None)
-    return replace(
-        made,
-        before=_version(line, good) if known else None,
         after=Snapshot(after.snapshot_id, _version(line, after.place)) if after else None,
     )
+    good = walked.good_until()
+    if made.reproducible or made.start.kind == "nothing" or not good.version:
+        return made
+    return replace(made, before=_version(line, good))
 
 
 def _start(line: Line, chosen: SnapshotTaken | None, found: tuple[Where, ...]) -> Start:

@@ -31,7 +31,10 @@ class Snapshots:
         return cls(SnapshotStore.open(store or default_store(home)), storage or default_storage())
 
     def where(self, snapshot_id: str) -> tuple[Where, ...]:
-        """Where a snapshot is: on this node, in the store, both or neither. Raises `StoreUnavailable`."""
+        """Where a snapshot is: on this node, in the store, both or neither. Raises `StoreUnavailable`.
+
+        Whether it is whole there, whoever uses it finds out.
+        """
         if not is_snapshot_id(snapshot_id):
             return ()
         found: list[Where] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import stat
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from events.console import clean, print_json, print_table, say, size
-from events.entries import KINDS, encoded, name_of
+from events.entries import encoded, name_of
 from replay.history.errors import FileRefused, NoSuchFile
-from replay.history.trees import in_memory
+from replay.history.trees import in_memory, mode_of, shown_path
 
 if TYPE_CHECKING:
     from events.entries import Entry
     from events.listing import Key
     from replay.history.trees import FileTree
 
-_TYPES = {kind: bits for bits, kind in KINDS.items()}
 _JSON_BYTES = 32 * 1024**2
 _MOST_BYTES = 1024**4
 """A guest may make a file of 8 EiB that has nothing in it."""
@@ -113,11 +111,6 @@ def _row(tree: FileTree, key: Key, entry: Entry) -> tuple[object, ...]:
     return mode_of(entry), entry.uid, entry.gid, of_size, _clock(entry.mtime_ns), name
 
 
-def mode_of(entry: Entry) -> str:
-    """As `ls -l` shows it."""
-    return stat.filemode(_TYPES[entry.kind] | entry.mode)
-
-
 def _clock(mtime_ns: int) -> str:
     # A guest may set any time.
     if not 0 <= mtime_ns <= _LATEST_NS:
@@ -138,11 +131,6 @@ def _plain(tree: FileTree, key: Key, entry: Entry) -> dict[str, Any]:
         "same_as": f"/{entry.same_as}" if entry.same_as else None,
         "device": [os.major(entry.device), os.minor(entry.device)] if entry.device else None,
     }
-
-
-def shown_path(key: Key) -> str:
-    """A path as JSON has it: what is not printable UTF-8 stands as `%XX`, and `%` as `%25`."""
-    return "/" + "/".join(encoded(os.fsdecode(name)) for name in key)
 
 
 def _told(tree: FileTree) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from replay.history.show_files import mode_of, shown_path
 from replay.history.text_diff import TEXT_BYTES, as_text, unified
+from replay.history.trees import mode_of, shown_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

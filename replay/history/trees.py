@@ -2,15 +2,18 @@
 
 A snapshot is of one version. The files of a later one are the same only where nothing in between may have changed them;
 where something may have, that is said, and refused unless the nearest is asked for. What background processes did in
-between is not in the log, and nobody can tell.
+between is not in the log, and nobody can tell. Pipes and sockets that a guest of gVisor made are memory of its machine,
+and in no tree.
 """
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from events.entries import encoded
+from events.entries import KINDS, encoded
 from events.listing import Listing, NotThere, TooManyLinks
 from replay.history.errors import FilesMayDiffer, NoSuchFile, NoTree
 from replay.history.planned import Fate, Version
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from replay.history.presence import Snapshots, Where
     from replay.history.target import Target
 
+_TYPES = {kind: bits for bits, kind in KINDS.items()}
 _KEEP_FILES = ("sandbox.crashed", "sandbox.stopped")
 """Ends of a machine: they take its memory, and leave the files."""
 _IN_MEMORY = (b"tmp", b"dev", b"proc", b"sys")
@@ -58,6 +62,16 @@ def in_memory(key: Key) -> bool:
     return key[:1] != () and key[0] in _IN_MEMORY
 
 
+def mode_of(entry: Entry) -> str:
+    """As `ls -l` shows it."""
+    return stat.filemode(_TYPES[entry.kind] | entry.mode)
+
+
+def shown_path(key: Key) -> str:
+    """A path as JSON has it: what is not printable UTF-8 stands as `%XX`, and `%` as `%25`."""
+    return "/" + "/".join(encoded(os.fsdecode(name)) for name in key)
+
+
 def tree_at(log: EventLog, target: Target, snapshots: Snapshots, *, nearest: bool = False) -> FileTree:
     """The files of a version.
 
@@ -79,7 +93,7 @@ def tree_at(log: EventLog, target: Target, snapshots: Snapshots, *, nearest: boo
     made = plan(log, target.stream, target.version, stored)
     start = made.start
     if start.at is None:
-        raise NoTree(store=store.shelf.url, target=str(made.target), left=_left(log, made, snapshots))
+        raise NoTree(store=store.shelf.url, target=str(made.target), left=_left(made, snapshots))
     what = _changing(made)
     if what and not nearest:
         raise FilesMayDiffer(found=str(start.at), target=str(made.target), what=what)
@@ -99,14 +113,13 @@ def _changing(made: Plan) -> str:
     return " and ".join(told)
 
 
-def _left(log: EventLog, made: Plan, snapshots: Snapshots) -> str:
+def _left(made: Plan, snapshots: Snapshots) -> str:
     here = next((one for one in made.gone if snapshots.where(one.snapshot_id)), None)
     if here is not None:
         return (
             f"The snapshot {here.snapshot_id} of {here.at} lies on this node alone: the service puts it into the store "
             "where a store is set."
         )
-    last = plan(log, made.target.stream, log.version(made.target.stream), snapshots.where).start
-    if last.at is not None and "store" in last.where and last.at != made.start.at:
-        return f"The newest one that it has is of {last.at}; take snapshots more often with the setting `snapshots`."
+    if made.after is not None:
+        return f"The next one that it has is {made.after.snapshot_id} of {made.after.at}."
     return f"`hourglass plan {made.target}` shows how it would be rebuilt without one."

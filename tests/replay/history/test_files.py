@@ -97,7 +97,7 @@ def test_what_a_person_did_counts_and_a_crash_does_not(
 def test_without_a_snapshot_there_are_no_files(log: SqliteLog, home: Path, last: int) -> None:
     with pytest.raises(NoTree, match="has no snapshot of") as error:
         at(log, home, f"{A}@{FIRST - 1}")
-    assert f"{BOX}@{SECOND}" in error.value.advice
+    assert f"turn-1 of {BOX}@{FIRST}" in error.value.advice
     put(log, B, [created(), started(), *call("c1"), taken("here-1"), begin("c2")])
     with pytest.raises(NoTree) as error:
         at(log, home, f"{B}@4")

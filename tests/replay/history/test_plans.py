@@ -397,7 +397,7 @@ def test_every_plan_keeps_its_word(
             if made.before is not None:
                 assert plan(log, BOX, made.before.version, existing(*left)).reproducible
                 assert not plan(log, BOX, made.before.version + 1, existing(*left)).reproducible
-            assert (made.after is not None) == any(at > version for at in of.values())
+        assert (made.after is not None) == any(at > version for at in of.values())
         if made.after is not None:
             assert made.after.at.version == min(at for at in of.values() if at > version)
             assert plan(log, BOX, made.after.at.version, existing(*left)).reproducible
