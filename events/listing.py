@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Key = tuple[bytes, ...]
 """The names of a path, as bytes: entries are in the order of these, parents before what is in them."""
 _PAGES_KEPT = 32
+_BLOCK = 256 * 1024
+"""Of zeros, at a time."""
 _MOST_LINKS = 40
 """As the kernel follows on one path."""
 
@@ -180,9 +182,6 @@ def key_of(path: str) -> Key:
 
 def _shown(key: Key) -> str:
     return "/" + os.fsdecode(b"/".join(key))
-
-
-_BLOCK = 256 * 1024
 
 
 def _zeros(count: int) -> Iterator[bytes]:

@@ -141,22 +141,23 @@ def _common(a: Line, b: Line) -> Place | None:
 
 
 def _calls(line: Line, common: Place | None) -> Iterator[CallResult]:
-    begun: dict[str, tuple[Place, Version, ToolCallStarted]] = {}
-    ended: dict[str, ToolCallCompleted | ToolCallInterrupted] = {}
-    late: set[str] = set()
+    # By segment, too: what a branch runs again has the ids that it had.
+    begun: dict[tuple[int, str], tuple[Version, ToolCallStarted]] = {}
+    ended: dict[tuple[int, str], ToolCallCompleted | ToolCallInterrupted] = {}
+    late: set[tuple[int, str]] = set()
     for place, event in line.all():
         data = event.data
         if isinstance(data, ToolCallStarted):
-            begun[data.tool_use_id] = (place, Version(event.stream, event.version), data)
+            begun[place.segment, data.tool_use_id] = (Version(event.stream, event.version), data)
         elif isinstance(data, ToolCallCompleted | ToolCallInterrupted):
-            ended[data.tool_use_id] = data
+            ended[place.segment, data.tool_use_id] = data
         else:
             continue
         if common is None or place > common:
-            late.add(data.tool_use_id)
-    for tool_use_id, (_, at, asked) in begun.items():
-        if tool_use_id in late:
-            yield _result(at, asked, ended.get(tool_use_id))
+            late.add((place.segment, data.tool_use_id))
+    for which, (at, asked) in begun.items():
+        if which in late:
+            yield _result(at, asked, ended.get(which))
 
 
 def _result(at: Version, asked: ToolCallStarted, outcome: ToolCallCompleted | ToolCallInterrupted | None) -> CallResult:

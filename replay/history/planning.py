@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from replay.history.errors import NoMachine
 from replay.history.lineage import Place, line_to
 from replay.history.planned import Plan, Snapshot, Start, Version
 from replay.history.states import version_of
@@ -44,9 +45,12 @@ def plan(log: EventLog, stream: str, version: int, where: Callable[[str], tuple[
 
     Raises:
         StreamNotThere, VersionNotThere: there is no such version.
+        NoMachine: it is a session's.
         LineageBroken: its parents can't be.
         LogError: as `EventLog.read`. `StoreUnavailable`: as `where`.
     """
+    if stream.startswith("session-"):
+        raise NoMachine(stream=stream, sandbox="`hourglass sandboxes` shows them")
     version_of(log, stream, version=version)
     line = line_to(log, stream, version)
     known = line.snapshots()

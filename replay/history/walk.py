@@ -100,8 +100,8 @@ class Walk:
                 until = Place(call.at.segment, self.line.segments[call.at.segment].until)
                 call.lost = call.lost or f"it had not ended at {self.line.name(until)}"
         if self.line.end > self.start:
-            # What a snapshot is brought back to goes on without them; they went on with it.
-            for at, event, what in self._visits.values():
+            # A snapshot is brought back without them. Its own machine went on with them, and a fork of it did not.
+            for at, event, what in (one for one in self._visits.values() if one[0].segment == self.start.segment):
                 self._gap(at, event, f"{what}, and had not ended when the snapshot was taken")
         self.gaps.sort(key=lambda one: one[0])
 

@@ -25,7 +25,7 @@ from replay.history.target import parse
 from replay.history.text_diff import _MOST_LINES, as_text, unified
 from replay.history.tree_diff import FileChange, tree_changes
 from tests.events.stores import add, draft, make_image
-from tests.replay.history.boxes import A, B, C, begin, call, created, cut, put, resumed, started, suspended
+from tests.replay.history.boxes import A, B, C, begin, branched, call, created, cut, put, resumed, started, suspended
 from tests.replay.history.worlds import EVIL, FIRST, SECOND, world
 
 if TYPE_CHECKING:
@@ -327,6 +327,16 @@ def test_two_forks_part_where_they_were_made(log: SqliteLog, home: Path, last: i
     parent = compared(log, home, f"{A}@{FIRST}", f"{C}@5", files=False)
     assert str(parent.common) == f"{BOX}@{FIRST}"
     assert [one.tool_use_id for one in parent.only_b] == ["c2", "c3", "c4", "c5", "c6", "c1x"]
+
+
+def test_a_branch_that_runs_a_call_again_has_its_own_result(log: SqliteLog, home: Path) -> None:
+    put(log, A, [created(), started(), *call("c1"), *call("c2", text="old")])
+    put(log, B, [branched(A, 6, "none"), started(), *call("c2", text="new")])
+    found = compared(log, home, f"{A}@4", f"{B}@4", files=False)
+    assert [(one.at.stream, one.content[0]["text"]) for one in found.only_b] == [
+        (BOX, "old"),
+        (f"sandbox-{B}", "new"),
+    ]
 
 
 def test_strangers_have_nothing_in_common(log: SqliteLog, home: Path, last: int) -> None:

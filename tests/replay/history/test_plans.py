@@ -14,12 +14,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
+from actors.machines import images
+from actors.machines.btrfs import BtrfsVolumes
+from actors.machines.overlay import OverlayVolumes
 from events import types
 from events.cli import build
 from events.sqlite_log import SqliteLog
 from events.store_errors import StoreUnavailable
 from replay import Fate, Plan, Snapshots, plan
-from replay.history.errors import LineageBroken, StreamNotThere, VersionNotThere
+from replay.history import presence
+from replay.history.errors import LineageBroken, NoMachine, StreamNotThere, VersionNotThere
 from replay.history.planned import Version
 from replay.history.show_plan import drawn
 from tests.events.stores import add, draft, make_image, make_tree
@@ -268,6 +272,15 @@ def test_a_fork_begins_with_its_own_snapshot(log: SqliteLog) -> None:
     assert [str(one.at) for one in from_parent.gone] == [f"{FORK}@5", f"{FORK}@1"]
 
 
+def test_a_person_in_the_parent_was_never_in_the_fork(log: SqliteLog) -> None:
+    at = put(log, A, [created(), started(), exec_("p1"), taken("fork-1")])
+    put(log, B, [created(A, at), suspended("fork-1", "fork"), resumed("fork-1"), *call("b1")])
+    assert plan(log, FORK, 5, existing("fork-1")).reproducible
+    assert not plan(log, FORK, 5, existing()).reproducible
+    put(log, A, call("a1"))
+    assert not plan(log, BOX, 6, existing("fork-1")).reproducible
+
+
 def test_nothing_to_begin_with_is_said(log: SqliteLog) -> None:
     put(log, B, [created(A, 3), suspended("fork-1", "fork"), resumed("fork-1"), *call("b1")])
     made = plan(log, FORK, 5, existing())
@@ -298,6 +311,8 @@ def test_what_is_not_there_is_refused(log: SqliteLog) -> None:
         plan(log, FORK, 1, existing())
     with pytest.raises(VersionNotThere):
         plan(log, BOX, 2, existing())
+    with pytest.raises(NoMachine, match="is a session"):
+        plan(log, "session-x", 1, existing())
 
 
 def test_later_events_of_a_newer_hourglass_only_fail_to_help(log: SqliteLog) -> None:
@@ -419,6 +434,12 @@ def test_snapshots_are_found_on_the_node_and_in_the_store(home: Path, store: Sna
     assert found.where("snap-2") == ("node",)
     assert found.where("snap-3") == found.where("snap-4") == found.where("") == found.where("../pool") == ()
     assert Snapshots().where("snap-1") == ()
+
+
+def test_the_folders_of_the_node_are_those_of_its_volumes(tmp_path: Path) -> None:
+    made = (BtrfsVolumes(tmp_path, 2**30), OverlayVolumes(tmp_path))
+    assert [one.snapshots for one in made] == [tmp_path / kind / "snapshots" for kind in presence._KINDS]
+    assert images.RECORD == "snapshot.json"
 
 
 def test_the_command_shows_a_plan(log: SqliteLog, store: SnapshotStore, home: Path) -> None:
