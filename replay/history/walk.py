@@ -60,6 +60,7 @@ class Walk:
     notes: list[str] = field(default_factory=list)
     _open: dict[str, _Call] = field(default_factory=dict)
     _visits: dict[str, tuple[Place, Event, str]] = field(default_factory=dict)
+    _copying: set[str] = field(default_factory=set)
     """Programs and forwards of people that are open, until the start is passed."""
     _restarted: str = ""
     """How the memory that the snapshot has was lost since."""
@@ -84,8 +85,8 @@ class Walk:
                 self._visits.pop(data.process_id, None)
             case SandboxForwardClosed() if at <= self.start:
                 self._visits.pop(data.forward_id, None)
-            case SandboxFileCopied(direction="in") if at > self.start:
-                self._gap(at, event, f"a person copied {data.path} into it")
+            case SandboxFileCopied(direction="in"):
+                self._copied(at, event, data)
             case SandboxCrashed() if at > self.start:
                 self._restart(at, event, f"its machine crashed ({data.reason.replace('_', ' ')})")
             case SandboxStopped() if at > self.start:
@@ -142,6 +143,16 @@ class Walk:
             self._gap(at, event, what)
         else:
             self._visits[which] = (at, event, what)
+
+    def _copied(self, at: Place, event: Event, data: SandboxFileCopied) -> None:
+        """Counted where it begins; its end is nothing more."""
+        if data.bytes is not None and data.path in self._copying:
+            self._copying.remove(data.path)
+            return
+        if data.bytes is None:
+            self._copying.add(data.path)
+        if at > self.start:
+            self._gap(at, event, f"a person copied {data.path} into it")
 
     def _restart(self, at: Place, event: Event, how: str) -> None:
         self._restarted = f"{how} at {self.line.name(at)}"

@@ -89,7 +89,7 @@ def test_what_a_person_did_counts_and_a_crash_does_not(
     put(log, B, [created(A, SECOND + 1), suspended("turn-2", "fork"), resumed("turn-2")])
     put(log, B, [types.SandboxCrashed(reason="exited")])
     assert at(log, home, B).of == Version(f"sandbox-{B}", 1)
-    put(log, B, [types.SandboxFileCopied(path="/x", direction="in", bytes=1)])
+    put(log, B, [types.SandboxFileCopied(path="/x", direction="in", bytes=None)])
     with pytest.raises(FilesMayDiffer, match=r"what happened at .*@5 \(sandbox.file_copied\)"):
         at(log, home, B)
 

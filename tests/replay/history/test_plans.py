@@ -131,6 +131,7 @@ def troubled(log: SqliteLog) -> tuple[str, int, tuple[str, ...]]:
         cut("c4"),
         exec_("p1", "rm -rf \x1b[2J/tmp/x"),
         exec_ended("p1"),
+        types.SandboxFileCopied(path="/workspace/in", direction="in", bytes=None),
         types.SandboxFileCopied(path="/workspace/in", direction="in", bytes=5),
         types.SandboxFileCopied(path="/workspace/out", direction="out", bytes=5),
         types.SandboxForwardOpened(forward_id="f1", port=80),
@@ -218,7 +219,7 @@ def test_a_snapshot_that_was_recorded_later_is_used_and_one_of_a_later_state_is_
         ("c4", "interrupted (user)"),
         ("c6", "no such tool"),
         ("c7", "interrupted (out of memory)"),
-        ("c8", "crashed (out of memory) at version 25"),
+        ("c8", "crashed (out of memory) at version 26"),
     ],
 )
 def test_a_lost_call_says_why(log: SqliteLog, id_: str, because: str) -> None:
