@@ -9,6 +9,7 @@ import typer
 
 from events.commands_entities import AsJson, Home, LogFile
 from replay.history import commands as history
+from replay.rebuild import commands as rebuilding
 
 
 def register(app: typer.Typer) -> None:
@@ -17,6 +18,7 @@ def register(app: typer.Typer) -> None:
     app.command()(bench)
     app.command()(demo)
     history.register(app)
+    rebuilding.register(app)
 
 
 def timeline(

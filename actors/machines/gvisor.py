@@ -119,7 +119,7 @@ class GvisorDriver:
         """Boot the template, and create the containers that are to wait."""
         try:
             root = await asyncio.to_thread(self._template_root, spec)
-            await asyncio.to_thread(self._node.sweep)
+            await self.sweep()
             await self._boots.of(spec, root)
             if self.volumes.places_late:
                 self._slots.fill(Kind(root, spec.limits))
@@ -191,6 +191,10 @@ class GvisorDriver:
         """The sandbox's file tree on the host. Hostile: never follow a link in it."""
         return self.volumes.path(sandbox_id)
 
+    async def sweep(self) -> None:
+        """Remove what processes left half-made that were killed."""
+        await asyncio.to_thread(self._sweep)
+
     async def close(self) -> None:
         """End what waits; machines go on."""
         await self._slots.close()
@@ -229,6 +233,10 @@ class GvisorDriver:
                 f"the snapshot {snapshot.snapshot_id} needs the template root {root.name}, which is gone"
             )
         return self._exchange.root(snapshot)
+
+    def _sweep(self) -> None:
+        self._node.prepare()
+        self._node.sweep()
 
     def _template_root(self, spec: MachineSpec) -> Path:
         self._node.prepare()

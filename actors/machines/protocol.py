@@ -381,6 +381,10 @@ class Driver(Protocol):
         """Do ahead what `start` of a sandbox like this will need: the template's boot, containers in waiting."""
         ...
 
+    async def sweep(self) -> None:
+        """Remove what processes left half-made that were killed. What is young may be somebody's, and stays."""
+        ...
+
     async def close(self) -> None:
         """End what waits for a start that will not come. Machines go on."""
         ...

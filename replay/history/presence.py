@@ -27,8 +27,12 @@ class Snapshots:
 
     @classmethod
     def of(cls, home: Path | None, store: str | None = None, storage: Path | None = None) -> Snapshots:
-        """Those of a home; store and storage are named, or where the service has them by default."""
-        return cls(SnapshotStore.open(store or default_store(home)), storage or default_storage())
+        """Those of a home; store and storage are named, or where the service has them by default.
+
+        `none` is no store, as for the service.
+        """
+        url = store or default_store(home)
+        return cls(None if url == "none" else SnapshotStore.open(url), storage or default_storage())
 
     def where(self, snapshot_id: str) -> tuple[Where, ...]:
         """Where a snapshot is: on this node, in the store, both or neither. Raises `StoreUnavailable`.

@@ -1,0 +1,1 @@
+"""Bringing a version back in a throw-away machine, and saying how exact it is: rebuild and verify."""

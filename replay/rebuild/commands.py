@@ -1,0 +1,156 @@
+"""Commands that bring machines up to look back: `rebuild`, `rebuilds`, `verify`. They need no service, and no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from events.commands_entities import AsJson, Home, LogFile
+from events.console import console, print_json, say
+from events.home import log_path
+from events.sqlite_log import SqliteLog
+from replay.history.commands import Storage, Store, Version
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from pathlib import Path
+
+    from replay.history.planned import Plan
+    from replay.rebuild.ground import Ground
+    from replay.rebuild.rebuilding import Rebuilt
+
+T = TypeVar("T")
+
+rebuilds = typer.Typer(name="rebuilds", help="The rebuilds that were kept on this node.", no_args_is_help=True)
+
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the root command."""
+    app.command()(rebuild)
+    app.add_typer(rebuilds)
+
+
+def rebuild(
+    target: Version,
+    until: Annotated[int | None, typer.Option("--until", min=1, help="Go no further than this version.")] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave it on this node, suspended; `rebuilds rm` ends it.")
+    ] = False,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", help="As if this snapshot did not exist; may be repeated.")
+    ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Leave out what can't be repeated, where the plan has such calls or gaps.")
+    ] = False,
+    yes: _Yes = False,
+    home: Home = None,
+    log: LogFile = None,
+    store: Store = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a version back in a throw-away machine without network, and say how exactly it is what it was.
+
+    Shows the plan first. Every call after the snapshot runs again and is compared with its recorded result, and at the
+    end the work tree with that of a snapshot of the same version. Exits 1 where anything differs. The sandbox itself,
+    which may be in use, and its log are not touched.
+    """
+    from replay.history.planning import plan as make
+    from replay.history.show_plan import drawn as drawn_plan
+    from replay.history.target import parse
+    from replay.rebuild.preparing import checked, hiding
+    from replay.rebuild.show import drawn
+
+    if as_json and not yes:
+        raise typer.BadParameter("with --json nobody can be asked: say --yes")
+    path = log_path(home, log)
+    ground = _ground(path.parent, store, storage)
+    with SqliteLog(path, read_only=True) as opened:
+        wanted = parse(opened, target)
+        version = min(wanted.version, until or wanted.version)
+        made = make(opened, wanted.stream, version, hiding(ground.snapshots.where, without or []))
+        if not as_json:
+            console().print(drawn_plan(made, every=False))
+        checked(opened, made, ground.driver.name, anyway=anyway)
+        if not (yes or typer.confirm("Rebuild it?")):
+            raise typer.Exit(1)
+        found = _carried_out(opened, made, ground, keep=keep, anyway=anyway, quiet=as_json)
+    if as_json:
+        print_json({"plan": made.plain(), **found.plain()})
+    else:
+        console().print(drawn(found))
+    if found.verdict.value == "differs":
+        raise typer.Exit(1)
+
+
+@rebuilds.command("ls")
+def list_rebuilds(storage: Storage = None, as_json: AsJson = False) -> None:
+    """Show the rebuilds that were kept: of which version, and what came of them."""
+    from dataclasses import asdict
+
+    from replay.history.presence import default_storage
+    from replay.rebuild.show import kept_table
+    from replay.rebuild.throwaway import Place
+
+    kept = Place(storage or default_storage()).kept()
+    if as_json:
+        print_json([asdict(one) for one in kept])
+    elif kept:
+        console().print(kept_table(kept))
+    else:
+        say("No rebuild is kept on this node.")
+
+
+@rebuilds.command("rm")
+def remove(
+    name: Annotated[str, typer.Argument(metavar="REBUILD", help="Its name, or a beginning of it.")],
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a rebuild that was kept: files, memory, and a machine where one runs on it."""
+    from replay.rebuild.throwaway import remove_kept
+
+    ground = _ground(None, None, storage)
+    gone = _run(ground, remove_kept(ground.driver, ground.place, name))
+    if as_json:
+        print_json({"removed": gone})
+    else:
+        say(f"removed {gone}")
+
+
+def _carried_out(log: SqliteLog, made: Plan, ground: Ground, *, keep: bool, anyway: bool, quiet: bool) -> Rebuilt:
+    from replay.rebuild.rebuilding import rebuild as carry_out
+    from replay.rebuild.show import progress
+
+    if quiet:
+        return _run(ground, carry_out(log, made, ground, keep=keep, anyway=anyway))
+    with progress(str(made.target)) as heard:
+        return _run(ground, carry_out(log, made, ground, keep=keep, anyway=anyway, heard=heard))
+
+
+def _run(ground: Ground, doing: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; SIGTERM ends it as Ctrl-C does, with everything cleared away."""
+
+    async def run() -> T:
+        task = asyncio.ensure_future(doing)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        try:
+            return await task
+        finally:
+            await ground.driver.close()
+
+    try:
+        return asyncio.run(run())
+    except asyncio.CancelledError:
+        raise typer.Exit(128 + signal.SIGTERM) from None
+
+
+def _ground(home: Path | None, store: str | None, storage: Path | None) -> Ground:
+    from replay.rebuild.ground import Ground
+
+    return Ground.of(home, store, storage)

@@ -1,0 +1,113 @@
+"""What `hourglass rebuild` and `hourglass rebuilds` print for people."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from events.console import clean, console, duration, first_line, table
+from replay.rebuild.checks import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.console import RenderableType
+
+    from replay.rebuild.checks import Check
+    from replay.rebuild.rebuilding import Rebuilt, Step
+    from replay.rebuild.throwaway import KeptRebuild
+    from replay.rebuild.trees import TreeCheck
+
+_STYLES = {Verdict.EQUAL: "green", Verdict.ASIDE: "cyan", Verdict.DIFFERS: "red"}
+_INPUT = 60
+_SHORT = 16
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[Step], None]]:
+    """A bar on stderr, where that is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    hidden = not sys.stderr.isatty()
+    with Progress(*columns, console=console(sys.stderr), transient=True, disable=hidden) as bar:
+        task = bar.add_task(clean(what), total=None)
+
+        def heard(step: Step) -> None:
+            # Markup means nothing in a description that is escaped; what a tool is called comes from the log.
+            shown = clean(f"{what}: {step.doing}").replace("[", r"\[")
+            bar.update(task, description=shown, completed=step.done, total=step.total)
+
+        yield heard
+
+
+def drawn(found: Rebuilt) -> RenderableType:
+    """What came of a rebuild."""
+    parts: list[RenderableType] = []
+    if found.checks:
+        rows = [_row(one, found.plan.target.stream) for one in found.checks]
+        parts.append(table([">version", "tool", "input", ">then", ">now", "result"], rows))
+    first = found.first
+    if first is not None:
+        parts += [
+            Text(clean(f"first that differs: {first.recorded.call.tool} at {first.recorded.call.at}"), "bold red")
+        ]
+        parts += diff_lines(first.diff)
+    parts += tree_lines(found.tree)
+    parts.append(Text(f"restored in {duration(found.restore_seconds)}, done in {duration(found.seconds)}", "dim"))
+    kept = found.kept
+    if kept is not None:
+        parts.append(Text(clean(f"kept as {kept.sandbox_id}: `hourglass rebuilds rm {kept.sandbox_id}` removes it")))
+    parts.append(_verdict(found))
+    return Group(*parts)
+
+
+def diff_lines(diff: str) -> list[Text]:
+    """A diff, coloured."""
+    styles = {"+": "green", "-": "red", "@": "cyan"}
+    return [Text(clean(line), styles.get(line[:1], "")) for line in diff.splitlines()]
+
+
+def tree_lines(tree: TreeCheck) -> list[Text]:
+    """What there is to say of the work tree."""
+    short = tree.digest[:_SHORT]
+    if tree.equal is None:
+        return [Text(f"work tree {short}; no snapshot is of this version, to compare it with")]
+    if tree.equal:
+        return [Text(clean(f"work tree {short}, as in {tree.of}"), "green")]
+    told = [Text(clean(f"work tree {short}, and in {tree.of} it is {tree.expected[:_SHORT]}"), "red")]
+    return told + [Text(clean(f"  {path}"), "red") for path in tree.changed]
+
+
+def kept_table(kept: Sequence[KeptRebuild]) -> RenderableType:
+    """The rebuilds that stay."""
+    rows = [(one.sandbox_id, f"{one.stream}@{one.version}", one.snapshot_id, one.verdict) for one in kept]
+    return table(["rebuild", "of", "snapshot", "result"], rows)
+
+
+def _row(one: Check, stream: str) -> tuple[object, ...]:
+    call = one.recorded.call
+    at = str(call.at.version) if call.at.stream == stream else str(call.at)
+    given = next((value for value in call.input.values() if isinstance(value, str)), "")
+    return (
+        at,
+        call.tool,
+        first_line(given, _INPUT),
+        duration(one.recorded.seconds),
+        duration(one.seconds),
+        Text(one.words, _STYLES[one.verdict]),
+    )
+
+
+def _verdict(found: Rebuilt) -> Text:
+    target = clean(str(found.plan.target))
+    if not found.plan.reproducible:
+        return Text(f"{target} was rebuilt without what can't be repeated: it is not what it was.", "yellow")
+    if found.verdict is Verdict.DIFFERS:
+        return Text(f"{target} did not come back as it was.", "bold red")
+    kinds = dict.fromkeys(kind for one in found.checks for kind in one.aside)
+    but = f", but for {', '.join(kinds)}" if kinds else ""
+    return Text(f"{target} came back as it was{but}.", "green")
