@@ -1,6 +1,7 @@
-"""What looking back found: events of the stream of the sandbox that was rebuilt.
+"""What looking back found: events of the stream `replay-<sandbox id>`.
 
-Reserved: nothing writes them yet, and a log that has them is read.
+Not of the sandbox's own: its versions name states of its machine, and whoever runs it expects to be its one writer.
+A log that has them there is read.
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ from events.payload import Payload
 
 
 class ReplayVerified(Payload):
-    """A rebuild gave the same results and the same work tree as the log has."""
+    """A rebuild gave the same results as the log has, and the same work trees as its snapshots."""
 
     type: Literal["replay.verified"] = "replay.verified"
     version: int
-    """What was rebuilt."""
+    """Of the sandbox's stream: what was rebuilt, and all on the way to it."""
     snapshot_id: str
     """What it began from; "" where it was the template."""
     calls: int
     """Tool calls that were run again."""
     tree_digest: str
+    """Of the work tree at the end; "" where the last calls can't be repeated."""
     seconds: float
+    aside: int = 0
+    """Of the calls, those that were equal but for what differs by nature, as the clock."""
+    lost: int = 0
+    """Calls that can't be repeated, and those after them until the next snapshot: nothing is said of them."""
 
 
 class ReplayDiverged(Payload):

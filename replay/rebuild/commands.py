@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from replay.history.planned import Plan
     from replay.rebuild.ground import Ground
     from replay.rebuild.rebuilding import Rebuilt
+    from replay.rebuild.verifying import Outcome
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the root command."""
     app.command()(rebuild)
     app.add_typer(rebuilds)
+    app.command()(verify)
 
 
 def rebuild(
@@ -123,13 +125,90 @@ def remove(
         say(f"removed {gone}")
 
 
+def verify(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SANDBOX[@VERSION]]...", help="Sandboxes, by id or a beginning of it."),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of the log.")] = False,
+    record: Annotated[
+        bool, typer.Option("--record/--no-record", help="Whether to append to the log what was found.")
+    ] = True,
+    home: Home = None,
+    log: LogFile = None,
+    store: Store = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run all calls of sandboxes again, from each snapshot to the next, and compare every result and work tree.
+
+    What was found is appended to the log, in streams of their own (`replay-…`), by the service where one runs. Goes on
+    after one that differs, and exits 1 in the end where any did, or could not be verified.
+    """
+    from replay.rebuild.show import outcomes
+    from replay.rebuild.verifying import Status
+
+    path = log_path(home, log)
+    ground = _ground(path.parent, store, storage)
+    with SqliteLog(path, read_only=True) as opened:
+        wanted = _wanted(opened, targets or [], every=every)
+        found = _run(ground, _verified(opened, wanted, ground, path if record else None, quiet=as_json))
+    if as_json:
+        counts = {status.value: sum(one.status is status for one, _ in found) for status in Status}
+        print_json({**counts, "sandboxes": [{**one.plain(), "not_recorded": lost or None} for one, lost in found]})
+    else:
+        console().print(outcomes(found))
+    if any(lost or one.status in (Status.DIVERGED, Status.FAILED) for one, lost in found):
+        raise typer.Exit(1)
+
+
+def _wanted(log: SqliteLog, targets: list[str], *, every: bool) -> list[tuple[str, int]]:
+    """Streams and versions."""
+    from replay.history.target import parse
+    from replay.rebuild.errors import NothingToVerify
+
+    if every and targets:
+        raise typer.BadParameter("give sandboxes or --all, and not both")
+    if every:
+        found = [(one, log.version(one)) for one in log.streams() if one.startswith("sandbox-")]
+        if not found:
+            raise NothingToVerify(because="the log has none")
+        return found
+    if not targets:
+        raise NothingToVerify(because="none was named")
+    parsed = [parse(log, one) for one in targets]
+    return list(dict.fromkeys((one.stream, one.version) for one in parsed))
+
+
+async def _verified(
+    log: SqliteLog, wanted: list[tuple[str, int]], ground: Ground, path: Path | None, *, quiet: bool
+) -> list[tuple[Outcome, str]]:
+    """What came of each, and why it could not be recorded."""
+    from replay.rebuild.errors import NotRecorded
+    from replay.rebuild.findings import record
+    from replay.rebuild.show import progress
+    from replay.rebuild.verifying import verify as run
+
+    found: list[tuple[Outcome, str]] = []
+    for number, (stream, version) in enumerate(wanted, start=1):
+        with progress(f"{number} of {len(wanted)}, {stream}", hidden=quiet) as heard:
+            outcome = await run(log, stream, version, ground, heard=heard)
+        event, lost = outcome.event(), ""
+        if event is not None and path is not None:
+            [first] = log.read(stream, limit=1)
+            try:
+                await asyncio.to_thread(record, path, stream, event, first.correlation_id)
+            except NotRecorded as error:
+                lost = str(error)
+        found.append((outcome, lost))
+    return found
+
+
 def _carried_out(log: SqliteLog, made: Plan, ground: Ground, *, keep: bool, anyway: bool, quiet: bool) -> Rebuilt:
     from replay.rebuild.rebuilding import rebuild as carry_out
     from replay.rebuild.show import progress
 
-    if quiet:
-        return _run(ground, carry_out(log, made, ground, keep=keep, anyway=anyway))
-    with progress(str(made.target)) as heard:
+    with progress(str(made.target), hidden=quiet) as heard:
         return _run(ground, carry_out(log, made, ground, keep=keep, anyway=anyway, heard=heard))
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from events.console import clean, console, duration, first_line, table
 from replay.rebuild.checks import Verdict
+from replay.rebuild.verifying import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,18 +23,25 @@ if TYPE_CHECKING:
     from replay.rebuild.rebuilding import Rebuilt, Step
     from replay.rebuild.throwaway import KeptRebuild
     from replay.rebuild.trees import TreeCheck
+    from replay.rebuild.verifying import Outcome
 
 _STYLES = {Verdict.EQUAL: "green", Verdict.ASIDE: "cyan", Verdict.DIFFERS: "red"}
+_STATUS = {
+    Status.VERIFIED: ("verified", "green"),
+    Status.DIVERGED: ("differs", "bold red"),
+    Status.NOTHING: ("nothing to run", "dim"),
+    Status.FAILED: ("could not be verified", "red"),
+}
 _INPUT = 60
 _SHORT = 16
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[Step], None]]:
-    """A bar on stderr, where that is a terminal."""
+def progress(what: str, *, hidden: bool = False) -> Iterator[Callable[[Step], None]]:
+    """A bar on stderr, where that is a terminal and it is not to be hidden."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = not sys.stderr.isatty()
-    with Progress(*columns, console=console(sys.stderr), transient=True, disable=hidden) as bar:
+    silent = hidden or not sys.stderr.isatty()
+    with Progress(*columns, console=console(sys.stderr), transient=True, disable=silent) as bar:
         task = bar.add_task(clean(what), total=None)
 
         def heard(step: Step) -> None:
@@ -86,6 +94,30 @@ def kept_table(kept: Sequence[KeptRebuild]) -> RenderableType:
     """The rebuilds that stay."""
     rows = [(one.sandbox_id, f"{one.stream}@{one.version}", one.snapshot_id, one.verdict) for one in kept]
     return table(["rebuild", "of", "snapshot", "result"], rows)
+
+
+def outcomes(found: Sequence[tuple[Outcome, str]]) -> RenderableType:
+    """What came of verifications, and why one could not be recorded."""
+    rows = [
+        (
+            f"{one.stream}@{one.version}",
+            one.calls,
+            one.lost or "",
+            ", ".join(f"{count} but for {kind}" for kind, count in one.aside.items()),
+            duration(one.seconds),
+            Text(_STATUS[one.status][0], _STATUS[one.status][1]),
+        )
+        for one, _ in found
+    ]
+    parts: list[RenderableType] = [table(["sandbox", ">calls", ">not repeated", "equal", ">took", "result"], rows)]
+    for one, lost in found:
+        if one.status in (Status.DIVERGED, Status.FAILED):
+            where = f" at {one.at}" if one.at else ""
+            parts.append(Text(clean(f"{one.stream} {_STATUS[one.status][0]}{where}"), "bold red"))
+            parts += diff_lines(one.detail)
+        parts += [Text(clean(f"{one.stream}: not repeated: {because}"), "yellow") for because in one.because]
+        parts += [Text(clean(lost), "red")] if lost else []
+    return Group(*parts)
 
 
 def _row(one: Check, stream: str) -> tuple[object, ...]:
