@@ -29,6 +29,7 @@ BENCHES = (
     "storage",
     "suspend",
     "fork",
+    "rebuild",
     "idle",
     "dense",
 )

@@ -78,6 +78,13 @@ class RawContainer:
         """From `runsc restore` to the agent's first answer, in seconds."""
         return await self._until_it_answers("restore", "--detach", "--image-path", str(image), self.id)
 
+    @property
+    def guest(self) -> GuestConnection:
+        """Its agent, once it answered; one that was restored is quiet until it is woken."""
+        if self._guest is None:
+            raise OSError("the container was not started")
+        return self._guest
+
     async def checkpoint(self, image: Path) -> float:
         """A plain `runsc checkpoint`, in seconds; the container ends with it."""
         shutil.rmtree(image, ignore_errors=True)
