@@ -196,8 +196,8 @@ def test_a_page_that_both_have_is_not_read(tmp_path: Path) -> None:
 
 def rewritten(listing: Listing, store: SnapshotStore, lines: list[str]) -> Listing:
     """The same with another listing, which no reader of trees has made."""
-    with store.shelf.adding():
-        pages = tuple(store.chunks.put(line.encode())[0] for line in lines)
+    with store.shelf.adding() as adding:
+        pages = tuple(store.chunks.put(line.encode(), adding)[0] for line in lines)
     return Listing(store, listing.manifest.model_copy(update={"tree": Tree(entries=1, bytes=0, pages=pages)}))
 
 
