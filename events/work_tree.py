@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+import stat
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
 from events.chunks import FILE_BYTES
-from events.entries import Entry, parse, path_of
+from events.entries import Entry, parse, parts_of, path_of
 from events.tree_reader import TooMuch, read_tree
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from events.chunks import Piece
 
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _HELD_BYTES = 256 * 1024**2
 WORK = "workspace"
 """The folder of a sandbox's tree in which its agent works."""
@@ -89,6 +93,50 @@ def lines_in_listing(listing: Callable[[], Iterable[str]], get: Callable[[str], 
     if outside - set(twins):
         raise ValueError(f"the listing has no {min(outside - set(twins))!r}, which a file of it is")
     return _lines(_from_work(inside, twins), get)
+
+
+def text_on_disk(tree: Path, path: str, most: int) -> str | None:
+    """The text of a plain file of the work folder, by its encoded path; None where it is none, or has more bytes.
+
+    Raises `OSError`.
+    """
+    folder = os.open(tree / WORK, _FOLDER)
+    try:
+        *parents, name = parts_of(path)
+        for parent in parents:
+            inner = os.open(parent, _FOLDER, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        fd = os.open(name, _FILE, dir_fd=folder)
+    finally:
+        os.close(folder)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        return _text(file.read(most + 1), most)
+
+
+def text_in_listing(
+    listing: Callable[[], Iterable[str]], get: Callable[[str], bytes], path: str, most: int
+) -> str | None:
+    """The same, from the listing of a whole tree; None for a file that has its content under another name, too."""
+    wanted = f"{WORK}/{path}"
+    entry = next((parse(line) for line in listing() if path_of(line) == wanted), None)
+    if entry is None or entry.kind != "file" or entry.same_as or entry.size > most:
+        return None
+    content = bytearray(entry.size)
+    for at, length, name in entry.pieces:
+        content[at : at + length] = get(name)
+    return _text(bytes(content), most)
+
+
+def _text(content: bytes, most: int) -> str | None:
+    if len(content) > most or b"\0" in content:
+        return None
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _is_work(path: str) -> bool:

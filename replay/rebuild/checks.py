@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _CONTEXT = 2
 _DIFF_LINES = 60
 _LINE = 300
-_LONGEST = 2 * 1024**2
-"""Characters of a result that the rules are tried on; a result of ours has 100 KiB."""
+_LONGEST = 256 * 1024
+"""Characters of a block that the rules are tried on; the output of a command has 100 KiB."""
 
 
 class Verdict(StrEnum):

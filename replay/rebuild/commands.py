@@ -199,7 +199,7 @@ async def _verified(
             try:
                 await asyncio.to_thread(record, path, stream, event, first.correlation_id)
             except NotRecorded as error:
-                lost = str(error)
+                lost = f"{error} {error.advice}"
         found.append((outcome, lost))
     return found
 

@@ -129,6 +129,22 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
+FILE_RULES: tuple[Rule, ...] = (
+    _rule(
+        "clock",
+        "git's own files",
+        r"(?:^|/)\.git/(?:(?:objects|refs|logs)(?:/.*)?|index|packed-refs|ORIG_HEAD)$",
+        "a commit is named by its time, and the index has those of the files; what was committed lies beside it",
+    ),
+    _rule("clock", "bytecode", r"(?:^|/)__pycache__/[^/]+\.pyc$", "it has the time of its source in it"),
+)
+"""Files, by their path from the work folder, that differ by nature as a whole. Of any other, its text is looked at."""
+
+
+def file_kind(path: str) -> str | None:
+    """The kind of a file that differs by nature as a whole; None for any other."""
+    return next((rule.kind for rule in FILE_RULES if rule.pattern.search(path)), None)
+
 
 def set_aside(text: str, rules: tuple[Rule, ...] = RULES) -> str:
     """The text with `<kind>` in place of all that differs by nature."""

@@ -23,7 +23,7 @@ from replay.rebuild.checks import Check, Verdict, check
 from replay.rebuild.errors import CallHung, MachineFailed, SnapshotUnusable
 from replay.rebuild.preparing import call_ids, checked, nearest_left, recorded
 from replay.rebuild.throwaway import KeptRebuild, throwaway
-from replay.rebuild.trees import TreeCheck, compare_tree, expected_tree, read_work
+from replay.rebuild.trees import TreeCheck, check_tree, expected_tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -76,10 +76,8 @@ class Rebuilt:
     @property
     def verdict(self) -> Verdict:
         """Of all of it."""
-        if self.first is not None or self.tree.equal is False:
-            return Verdict.DIFFERS
-        aside = any(one.verdict is Verdict.ASIDE for one in self.checks)
-        return Verdict.ASIDE if aside else Verdict.EQUAL
+        found = {self.tree.verdict, *(one.verdict for one in self.checks)}
+        return next((one for one in (Verdict.DIFFERS, Verdict.ASIDE) if one in found), Verdict.EQUAL)
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -144,8 +142,7 @@ async def rebuild(
                     with _failing(target, "after its calls"):
                         # A snapshot makes it quiet, too.
                         snapshot_id = await _hold(machine, keep=keep)
-                        lines = await asyncio.to_thread(read_work, ground.driver, sandbox_id, target)
-                        tree = compare_tree(lines, await expecting)
+                        tree = await asyncio.to_thread(check_tree, ground.driver, sandbox_id, target, await expecting)
                         took = time.monotonic() - began
                         found = Rebuilt(made, sandbox_id, checks, tree, None, restored, took)
                         return await _kept(found, machine, snapshot_id, ground.place) if keep else found

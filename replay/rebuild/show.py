@@ -12,6 +12,7 @@ from rich.text import Text
 
 from events.console import clean, console, duration, first_line, table
 from replay.rebuild.checks import Verdict
+from replay.rebuild.trees import some
 from replay.rebuild.verifying import Status
 
 if TYPE_CHECKING:
@@ -82,12 +83,15 @@ def diff_lines(diff: str) -> list[Text]:
 def tree_lines(tree: TreeCheck) -> list[Text]:
     """What there is to say of the work tree."""
     short = tree.digest[:_SHORT]
-    if tree.equal is None:
+    if tree.verdict is None:
         return [Text(f"work tree {short}; no snapshot is of this version, to compare it with")]
-    if tree.equal:
+    aside = [Text(clean(f"  {path}"), "cyan") for path in some(tree.aside)]
+    if tree.verdict is Verdict.EQUAL:
         return [Text(clean(f"work tree {short}, as in {tree.of}"), "green")]
+    if tree.verdict is Verdict.ASIDE:
+        return [Text(clean(f"work tree {short}, as in {tree.of} but for these files:"), "cyan"), *aside]
     told = [Text(clean(f"work tree {short}, and in {tree.of} it is {tree.expected[:_SHORT]}"), "red")]
-    return told + [Text(clean(f"  {path}"), "red") for path in tree.changed]
+    return [*told, *(Text(clean(f"  {path}"), "red") for path in some(tree.changed)), *aside]
 
 
 def kept_table(kept: Sequence[KeptRebuild]) -> RenderableType:
@@ -103,7 +107,7 @@ def outcomes(found: Sequence[tuple[Outcome, str]]) -> RenderableType:
             f"{one.stream}@{one.version}",
             one.calls,
             one.lost or "",
-            ", ".join(f"{count} but for {kind}" for kind, count in one.aside.items()),
+            _but(one),
             duration(one.seconds),
             Text(_STATUS[one.status][0], _STATUS[one.status][1]),
         )
@@ -118,6 +122,11 @@ def outcomes(found: Sequence[tuple[Outcome, str]]) -> RenderableType:
         parts += [Text(clean(f"{one.stream}: not repeated: {because}"), "yellow") for because in one.because]
         parts += [Text(clean(lost), "red")] if lost else []
     return Group(*parts)
+
+
+def _but(one: Outcome) -> str:
+    told = [f"{count} but for {kind}" for kind, count in one.aside.items()]
+    return ", ".join([*told, f"{len(one.files_aside)} files by nature"] if one.files_aside else told)
 
 
 def _row(one: Check, stream: str) -> tuple[object, ...]:
@@ -141,5 +150,8 @@ def _verdict(found: Rebuilt) -> Text:
     if found.verdict is Verdict.DIFFERS:
         return Text(f"{target} did not come back as it was.", "bold red")
     kinds = dict.fromkeys(kind for one in found.checks for kind in one.aside)
+    kinds |= {"files": None} if found.tree.verdict is Verdict.ASIDE else {}
     but = f", but for {', '.join(kinds)}" if kinds else ""
+    if found.tree.verdict is None:
+        return Text(f"{target}: every result is as it was{but}; nothing tells what its work tree was.", "green")
     return Text(f"{target} came back as it was{but}.", "green")

@@ -80,7 +80,10 @@ class Place:
             return found
         with locked(self.folder / ".lock"):
             for path in sorted(self.folder.glob(f"{_PREFIX}*.lock")):
-                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    continue  # given back just now
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

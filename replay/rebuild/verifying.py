@@ -22,6 +22,7 @@ from replay.rebuild.checks import Verdict
 from replay.rebuild.errors import CallHung
 from replay.rebuild.preparing import hiding, reasons
 from replay.rebuild.rebuilding import rebuild
+from replay.rebuild.trees import some
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +91,8 @@ class Outcome:
     rebuilt: str = ""
     detail: str = ""
     """How they differ, or what failed, for people."""
+    files_aside: list[str] = field(default_factory=list)
+    """Files of the work trees that differ by nature alone, with the kind of each."""
     asides: int = 0
 
     def event(self) -> EventData | None:
@@ -197,6 +200,7 @@ async def _verify(log: EventLog, outcome: Outcome, ground: Ground, heard: Callab
 
 def _count(outcome: Outcome, found: Rebuilt) -> None:
     outcome.calls += len(found.checks)
+    outcome.files_aside += [path for path in found.tree.aside if path not in outcome.files_aside]
     for one in found.checks:
         outcome.asides += one.verdict is Verdict.ASIDE
         for kind in one.aside:
@@ -214,5 +218,5 @@ def _diverged(outcome: Outcome, found: Rebuilt) -> None:
         return
     tree = found.tree
     outcome.at, outcome.recorded, outcome.rebuilt = str(found.plan.target), tree.expected, tree.digest
-    changed = "\n".join(tree.changed)
+    changed = "\n".join(some(tree.changed))
     outcome.detail = f"the work tree is not that of {tree.of}:\n{changed}{notes}"

@@ -9,7 +9,7 @@ import pytest
 
 from events.chunks import FILE_BYTES
 from events.snapshots import SnapshotStore
-from events.work_tree import Lines, digest_of, lines_in_listing, lines_on_disk
+from events.work_tree import Lines, digest_of, lines_in_listing, lines_on_disk, text_in_listing, text_on_disk
 from tests.events.stores import add, draft, make_image
 
 if TYPE_CHECKING:
@@ -104,3 +104,29 @@ def test_what_is_no_work_folder_is_an_empty_one_and_no_link_is_followed(tmp_path
     add(store, draft("snap-1"), make_image(tmp_path / "image", pages=1), root)
     manifest, _ = store.manifest("snap-1")
     assert lines_in_listing(lambda: store.lines(manifest), store.chunk(manifest)) == {}
+
+
+def test_texts_are_read_by_path_and_no_link_is_followed(tmp_path: Path) -> None:
+    root = make(tmp_path / "one")
+    (root / "workspace/way").symlink_to("sub")
+    (root / "workspace/sub/note é").write_text("a\nb é")
+    (root / "workspace/bad").write_bytes(b"\xff")
+    os.mkfifo(root / "workspace/pipe")
+    store = SnapshotStore.open(str(tmp_path / "store"))
+    add(store, draft("snap-1"), make_image(tmp_path / "image", pages=1), root)
+    manifest, _ = store.manifest("snap-1")
+
+    def stored(path: str, most: int = 100) -> str | None:
+        return text_in_listing(lambda: store.lines(manifest), store.chunk(manifest), path, most)
+
+    for path, text in {"sub/note é": "a\nb é", "empty": "", "sub/b.bin": None, "bad": None, "pipe": None}.items():
+        assert text_on_disk(root, path, 100) == text
+        assert stored(path) == text
+    assert text_on_disk(root, "sub/note é", 5) is None
+    assert stored("sub/note é", 5) is None
+    for path in ("link", "way/note é", "nowhere"):
+        with pytest.raises(OSError):  # noqa: PT011 - which one is the kernel's affair
+            text_on_disk(root, path, 100)
+        assert stored(path) is None
+    with pytest.raises(ValueError, match="no path of an entry"):
+        text_on_disk(root, "../etc/shared", 100)

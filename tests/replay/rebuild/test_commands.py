@@ -56,13 +56,15 @@ async def test_the_plan_is_shown_and_then_what_came_of_it(new_live: NewLive) -> 
     code, out, err = await hourglass(live, "rebuild", live.stream, "--yes")
     assert (code, "Traceback" in err) == (0, False), out + err
     assert out.index("It can be rebuilt: 1 to run again, 1 skipped.") < out.index(
-        f"{live.stream}@7 came back as it was"
+        f"{live.stream}@7: every result is as it was; nothing tells"
     )
+    code, out, err = await hourglass(live, "rebuild", f"{live.stream}@2", "--yes")
+    assert (code, f"{live.stream}@2 came back as it was." in out) == (0, True), out + err
     # Nobody to ask is no agreement.
     code, out, _ = await hourglass(live, "rebuild", live.stream)
     assert code == 1
     assert "It can be rebuilt" in out
-    assert "came back" not in out
+    assert "is as it was" not in out
     assert (await hourglass(live, "rebuild", live.stream, "--json"))[0] == 2
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replay.rebuild.normalise import RULES, needed, set_aside
+from replay.rebuild.normalise import FILE_RULES, RULES, file_kind, needed, set_aside
 
 SAME: list[tuple[str, str, str, str]] = [
     ("tempfile", "temporary name", "made /tmp/tmp.Xk3qQ0aZ1b", "made /tmp/tmp.9aLqQWERT1"),
@@ -127,3 +127,33 @@ def test_a_long_text_made_to_be_slow_is_not() -> None:
         began = time.process_time()
         set_aside(text)
         assert time.process_time() - began < 5
+
+
+FILES = {
+    "git's own files": [
+        ".git/index",
+        ".git/objects/2b",
+        "a/.git/objects/2b/1f31",
+        ".git/logs/HEAD",
+        ".git/refs/heads/x",
+    ],
+    "bytecode": ["__pycache__/a.cpython-311.pyc", "src/__pycache__/b.pyc"],
+}
+OTHER_FILES = [
+    ".git/config",
+    ".git/hooks/pre-commit",
+    ".gitignore",
+    "git/index",
+    "index",
+    "a.pyc",
+    "__pycache__/a.py",
+    "HEAD",
+]
+
+
+def test_files_that_differ_as_a_whole_are_known_by_their_path() -> None:
+    assert set(FILES) == {rule.name for rule in FILE_RULES}
+    for rule in FILE_RULES:
+        assert rule.why
+        assert all(rule.pattern.search(path) and file_kind(path) == rule.kind for path in FILES[rule.name])
+    assert not [path for path in OTHER_FILES if file_kind(path)]

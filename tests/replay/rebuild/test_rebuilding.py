@@ -38,14 +38,14 @@ async def test_a_version_comes_back_with_memory_and_files_and_each_call_is_compa
     assert found.plan.start.snapshot_id == snapshot_id
     assert [one.words for one in found.checks] == ["equal"] * 3
     assert found.tree.digest == live.digests[live.version]
-    assert found.tree.equal is None  # no snapshot is of this version
+    assert found.tree.verdict is None  # no snapshot is of this version
     assert found.verdict is Verdict.EQUAL
     assert [(step.done, step.total) for step in heard] == [(0, 3), (0, 3), (1, 3), (2, 3), (3, 3)]
     # From the template, all of it; and the tree is the snapshot's.
     first = live.plan(4)
     assert first.start.snapshot_id == snapshot_id
     found = await rebuild(live.log, first, live.ground)
-    assert (found.checks, found.tree.equal, found.tree.of) == ((), True, snapshot_id)
+    assert (found.checks, found.tree.verdict, found.tree.of) == ((), Verdict.EQUAL, snapshot_id)
     await live.driver.drop_snapshot(snapshot_id)
     found = await rebuild(live.log, live.plan(), live.ground)
     assert found.plan.start.kind == "template"
@@ -79,8 +79,23 @@ async def test_a_tree_that_is_another_is_told_by_its_paths(new_live: NewLive) ->
     made = plan(live.log, live.stream, 4, hiding(live.ground.snapshots.where, {snapshot_id}))
     found = await rebuild(live.log, made, live.ground)
     assert [one.words for one in found.checks] == ["equal"]
-    assert (found.tree.equal, found.tree.of, found.tree.changed) == (False, snapshot_id, ("~ drawn",))
+    assert (found.tree.verdict, found.tree.of, found.tree.changed) == (Verdict.DIFFERS, snapshot_id, ("~ drawn",))
     assert found.verdict is Verdict.DIFFERS
+
+
+async def test_files_that_differ_by_nature_are_told_apart_from_those_that_matter(new_live: NewLive) -> None:
+    live = await new_live()
+    await live.snapshot()
+    await live.bash("git init -q .; git config user.email a@b.c; git config user.name a; echo x > x; git add x")
+    await live.bash("git commit -qm one; sleep 1.1; date -Ins > when; git log --format=%H")
+    snapshot_id = await live.snapshot()
+    hidden = hiding(live.ground.snapshots.where, {snapshot_id})
+    found = await rebuild(live.log, plan(live.log, live.stream, live.version, hidden), live.ground)
+    assert [one.words for one in found.checks] == ["equal", "equal but for random"]
+    assert (found.tree.verdict, found.tree.of, found.tree.changed) == (Verdict.ASIDE, snapshot_id, ())
+    assert "~ when (clock)" in found.tree.aside
+    assert "~ .git/index (clock)" in found.tree.aside
+    assert found.verdict is Verdict.ASIDE
 
 
 async def test_the_live_sandbox_its_log_and_its_snapshots_stay_as_they_are_beside_two_rebuilds(
