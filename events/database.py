@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from sqlite_utils import Database
-
 from events.errors import (
     LogBusy,
     LogCorrupt,
@@ -31,7 +29,7 @@ from events.errors import (
     LogUnavailable,
     NotALog,
 )
-from events.schema import APPLICATION_ID, SCHEMA_VERSION, migrations
+from events.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, migrations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,7 +117,7 @@ def open_for_writing(path: Path, durability: Durability) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {durability}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
-            migrations.apply(Database(connection, execute_plugins=False))
+            migrate(connection)
         except BaseException:
             connection.close()
             raise

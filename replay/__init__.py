@@ -6,5 +6,18 @@ from replay.history.planning import plan
 from replay.history.presence import Snapshots
 from replay.history.states import State, state_at
 from replay.history.trees import FileTree, tree_at
+from replay.notebook.history import History
 
-__all__ = ["Comparison", "Fate", "FileTree", "Plan", "Snapshots", "State", "compare", "plan", "state_at", "tree_at"]
+__all__ = [
+    "Comparison",
+    "Fate",
+    "FileTree",
+    "History",
+    "Plan",
+    "Snapshots",
+    "State",
+    "compare",
+    "plan",
+    "state_at",
+    "tree_at",
+]

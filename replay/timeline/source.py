@@ -100,6 +100,13 @@ def _subject(log: SqliteLog, stream: str) -> Subject:
     return Subject(str(session_id), _id(stream))
 
 
+def sandboxes_of(log: SqliteLog, session_id: str, after: int = 0) -> list[str]:
+    """Ids of a session's sandboxes: those made for it after a position, then those that it was attached to."""
+    made = [_id(stream) for (stream,) in log.query(_SANDBOXES_OF, (session_id, after))]
+    attached = [sandbox for (sandbox,) in log.query(_ATTACHED, (_SESSION + session_id,)) if sandbox]
+    return list(dict.fromkeys([*made, *attached]))
+
+
 def read(log: SqliteLog, subject: Subject) -> Timeline:
     """The whole timeline, as of now. Raises LogError where the log can't be read."""
     source = Source(log, subject)
@@ -139,8 +146,7 @@ class Source:
         if self.subject.sandbox_id:
             names = [f"{_SANDBOX}{self.subject.sandbox_id}"]
         else:
-            names = [stream for (stream,) in self.log.query(_SANDBOXES_OF, (self.subject.session_id, self._position))]
-            names += [f"{_SANDBOX}{sandbox}" for (sandbox,) in self.log.query(_ATTACHED, (session,))]
+            names = [_SANDBOX + one for one in sandboxes_of(self.log, self.subject.session_id, self._position)]
         if self.subject.session_id:
             names.insert(0, session)
         return list(dict.fromkeys([*self._versions, *names]))
