@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -43,6 +44,10 @@ _ASK_SECONDS = 0.1
 _LOG_SECONDS = 15.0
 _KEPT_LINES = 8
 _SANDBOX = "sandbox-"
+_NOT_STORED = """
+SELECT count(*) FILTER (WHERE type = 'sandbox.snapshotted') - count(*) FILTER (WHERE type = 'sandbox.snapshot_stored')
+FROM events WHERE correlation_id = ? AND stream LIKE 'sandbox-%'
+"""
 _OURS = ("ANTHROPIC_", "HOURGLASS_")
 _KEEP = ("HOURGLASS_STORAGE", "HOURGLASS_VOLUMES", "HOURGLASS_POOL_BYTES")
 """Where templates and file trees lie: shared with the other homes of this machine."""
@@ -165,6 +170,8 @@ class LocalHourglass:
         max_idle: float = 60.0,
         max_sandboxes: int = 20,
         isolation: str = "host",
+        snapshots: str = "turn",
+        store: str = "none",
         serve: bool = True,
     ) -> None:
         """Args:
@@ -174,6 +181,8 @@ class LocalHourglass:
             max_idle: how long a session is held after its turn, in seconds.
             max_sandboxes: machines at a time.
             isolation: `host` or `process`, see the setting.
+            snapshots: when they are taken, see the setting.
+            store: where they are kept; by default nowhere, since a home that is thrown away needs none elsewhere.
             serve: also run `hourglass up`; else only the server.
         """  # fmt: skip
         self.home = home
@@ -185,6 +194,7 @@ class LocalHourglass:
             "--max-sandboxes": str(max_sandboxes),
             "--isolation": isolation,
         }
+        self._snapshots = {"HOURGLASS_SNAPSHOTS": snapshots, "HOURGLASS_SNAPSHOT_STORE": store}
         self._daemons: list[Daemon] = []
 
     def __enter__(self) -> Self:
@@ -223,8 +233,7 @@ class LocalHourglass:
                 "ANTHROPIC_BASE_URL": self.base_url,
                 "ANTHROPIC_ENVIRONMENT_ID": self.environments[0].id,
                 "ANTHROPIC_ENVIRONMENT_KEY": self.environments[0].key,
-                # This home is thrown away: nobody will want its snapshots from elsewhere.
-                "HOURGLASS_SNAPSHOT_STORE": "none",
+                **self._snapshots,
                 # Ray leaves out lines that look like others, and a line for each session does.
                 "RAY_DEDUP_LOGS": "0",
             }
@@ -283,6 +292,16 @@ class LocalHourglass:
                     time.sleep(_LOOK_SECONDS)
             return source.builder.timeline
 
+    def wait_stored(self, session_id: str, seconds: float) -> None:
+        """Wait until every snapshot that the log has of a session is in the store. Raises NotEnded, NotStarted."""
+        deadline = time.monotonic() + seconds
+        with SqliteLog(self.home / LOG_NAME, read_only=True) as log:
+            while log.query(_NOT_STORED, (session_id,)) != [(0,)]:
+                self.check()
+                if time.monotonic() > deadline:
+                    raise NotEnded(session_id=session_id, seconds=seconds, home=str(self.home))
+                time.sleep(_ASK_SECONDS)
+
     def remove_sandboxes(self) -> None:
         """Remove the sandboxes' file trees, which lie on the storage that all homes share. The log is kept.
 
@@ -299,7 +318,9 @@ class LocalHourglass:
                 if stream.startswith(_SANDBOX):
                     await driver.remove(stream.removeprefix(_SANDBOX))
 
-        asyncio.run(remove())
+        # In a thread of its own: a notebook's has a loop that runs.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, remove()).result()
 
     def check(self) -> None:
         """Raises NotStarted where one of the processes has ended by itself."""

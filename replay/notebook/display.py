@@ -37,9 +37,15 @@ FROM events
 
 def html(shown: RenderableType) -> str:
     """What a terminal would show, as HTML in which nothing but colours has a meaning."""
-    # Its own theme would fill with the terminal's white what is the page's.
+    # Else rich would show it by itself, too.
     console = Console(
-        record=True, file=StringIO(), width=_WIDTH, highlight=False, emoji=False, color_system="truecolor"
+        record=True,
+        file=StringIO(),
+        width=_WIDTH,
+        highlight=False,
+        emoji=False,
+        color_system="truecolor",
+        force_jupyter=False,
     )
     console.print(shown)
     return console.export_html(inline_styles=True, code_format=_PAGE)

@@ -80,8 +80,8 @@ class History:
         return summary(self.log)
 
     @cached_property
-    def snapshots(self) -> Snapshots:
-        """The snapshots that can be reached from here. Raises `StoreUnavailable`."""
+    def reachable(self) -> Snapshots:
+        """Where snapshots are that can be reached from here. Raises `StoreUnavailable`."""
         return Snapshots.of(self.path.parent, self._store, self._storage)
 
     # --- tables -----------------------------------------------------------------------------------------------------
@@ -157,6 +157,18 @@ class History:
         """
         return _frame(self.arrow.phases(session=session, sandbox=sandbox))
 
+    def snapshots(self, session: str | None = None, *, sandbox: str | None = None) -> pd.DataFrame:
+        """Every snapshot that was taken, in the order of the versions that they are of.
+
+        Returns:
+            snapshot_id, sandbox_id, session_id, version (that it is of), taken_at, reason, stood_still, image_bytes,
+            tree_bytes, stored_at (null where the log does not know it to be in the store). It may be gone since.
+
+        Raises:
+            NotInLog, Ambiguous, ExtraMissing: as `events`.
+        """
+        return _frame(self.arrow.snapshots(session=session, sandbox=sandbox))
+
     def agent(self, session: str | None = None) -> pd.DataFrame:
         """When agents were attended to (`attaching`), and when they thought (`thinking`); see `replay.notebook.lanes`.
 
@@ -219,12 +231,12 @@ class History:
     def plan(self, target: str) -> Plan:
         """How a version would be rebuilt, as `replay.plan`, by a target: `sbx-0123@17`."""
         wanted = parse(self.log, target)
-        return plan(self.log, wanted.stream, wanted.version, self.snapshots.where)
+        return plan(self.log, wanted.stream, wanted.version, self.reachable.where)
 
     def diff(self, a: str, b: str, *, files: bool = True, nearest: bool = False) -> Comparison:
         """What differs between two versions, as `replay.compare`, by targets: `sbx-0123@17`."""
         one, other = parse(self.log, a), parse(self.log, b)
-        return compare(self.log, one, other, self.snapshots, files=files, nearest=nearest)
+        return compare(self.log, one, other, self.reachable, files=files, nearest=nearest)
 
     def ls(self, target: str, *, nearest: bool = False) -> pd.DataFrame:
         """The files of a folder at a version, `sbx-0123@17:/workspace`; arguments and errors as `replay.tree_at`.
@@ -233,13 +245,13 @@ class History:
             path, kind, mode, uid, gid, size, changed_at, target. In a path, what is no printable text stands as %XX.
         """
         wanted = parse(self.log, target, path=True)
-        tree = tree_at(self.log, wanted, self.snapshots, nearest=nearest)
+        tree = tree_at(self.log, wanted, self.reachable, nearest=nearest)
         return _frame(files.table(tree, wanted.path))
 
     def cat(self, target: str, *, nearest: bool = False) -> bytes:
         """A file at a version, `sbx-0123@17:/workspace/a.py`, whole; errors as `replay.tree_at`, and `FileRefused`."""
         wanted = parse(self.log, target, path=True)
-        return files.content(tree_at(self.log, wanted, self.snapshots, nearest=nearest), wanted.path)
+        return files.content(tree_at(self.log, wanted, self.reachable, nearest=nearest), wanted.path)
 
 
 def _frame(table: pa.Table) -> Any:

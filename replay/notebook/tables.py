@@ -15,6 +15,7 @@ from replay.notebook import lanes
 from replay.notebook.calls import tool_calls
 from replay.notebook.extra import needed
 from replay.notebook.reading import PAGE, pages, scope
+from replay.notebook.shots import snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -62,6 +63,18 @@ _CALLS = {
 _LASTED = {"began_at": _TIME, "ended_at": _TIME, "duration": _SPAN}
 _SPANS = {"sandbox_id": _TEXT, "session_id": _TEXT, "phase": _TEXT, **_LASTED}
 _AGENTS = {"session_id": _TEXT, "doing": _TEXT, **_LASTED}
+_SNAPSHOTS = {
+    "snapshot_id": _TEXT,
+    "sandbox_id": _TEXT,
+    "session_id": _TEXT,
+    "version": _INT,
+    "taken_at": _TIME,
+    "reason": _TEXT,
+    "stood_still": _SPAN,
+    "image_bytes": _INT,
+    "tree_bytes": _INT,
+    "stored_at": _TIME,
+}
 _USAGE = {
     "sandbox_id": _TEXT,
     "session_id": _TEXT,
@@ -177,6 +190,10 @@ class Tables:
     def phases(self, *, session: str | None = None, sandbox: str | None = None) -> pa.Table:
         """The phases of sandboxes, one after the other. Raises `NotInLog`, `Ambiguous`."""
         return self._table(lanes.plain(lanes.phases(self._log, scope(self._log, session, sandbox))), _SPANS)
+
+    def snapshots(self, *, session: str | None = None, sandbox: str | None = None) -> pa.Table:
+        """Every snapshot that was taken; arguments and errors as `History.snapshots`."""
+        return self._table(snapshots(self._log, scope(self._log, session, sandbox)), _SNAPSHOTS)
 
     def agent(self, *, session: str | None = None) -> pa.Table:
         """When agents were attended to, and when they thought. Raises `NotInLog`, `Ambiguous`."""

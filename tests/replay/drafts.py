@@ -108,6 +108,69 @@ def _fix_the_bug() -> Draft:
     ).rests()
 
 
+_GOOD_CODE = '''"""Durations as people write them: 90s, 1h30m, 2d."""
+
+import re
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse(text: str) -> int:
+    """The seconds of a duration. Raises ValueError for what is none."""
+    if not re.fullmatch(r"(\\d+[smhd])+", text):
+        raise ValueError(f"not a duration: {text!r}")
+    return sum(int(number) * UNITS[unit] for number, unit in re.findall(r"(\\d+)([smhd])", text))
+'''
+
+_SHOW = '''
+
+def show(seconds: int) -> str:
+    """A duration as people write it, the largest unit first."""
+    parts = []
+    for unit, length in UNITS.items():
+        count, seconds = divmod(seconds, length)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+'''
+
+
+def _break_the_tests() -> Draft:
+    draft = Draft("break-the-tests", "Extends a program whose tests pass, and finds at the end that one fails.")
+    draft.user(
+        "durations.py should know weeks, and write durations as well as read them. Keep the tests passing, please, and "
+        "say in the README what it can do."
+    )
+    draft.says("I'll put the program and its tests in place first, and see them pass.")
+    draft.uses("write", file_path="durations.py", content=_GOOD_CODE)
+    draft.uses("write", file_path="test_durations.py", content=_TESTS)
+    draft.bash(_RUN_TESTS)
+    draft.says("All four pass. Now the README, and the weeks.")
+    draft.uses("write", file_path="README.md", content="# durations\n\n`parse('1h30m')` is 5400.\n")
+    draft.uses("edit", file_path="durations.py", old_string="90s, 1h30m, 2d", new_string="90s, 1h30m, 2d, 3w")
+    draft.uses("edit", file_path="durations.py", old_string='"d": 86400}', new_string='"d": 86400, "w": 604800}')
+    draft.says("The letter has to be allowed in both patterns. While I'm there, blanks between the parts may be, too.")
+    draft.bash("sed -i 's/smhd/smhdw/g' durations.py && grep -c smhdw durations.py")
+    draft.uses("edit", file_path="durations.py", old_string="[smhdw])+", new_string="[smhdw]\\s*)*")
+    draft.says("Now the other direction.")
+    draft.bash(f"cat >> durations.py <<'END'{_SHOW}END\npython3 -B -c 'import durations; print(durations.UNITS)'")
+    draft.uses(
+        "edit",
+        file_path="durations.py",
+        old_string="in UNITS.items():",
+        new_string="in sorted(UNITS.items(), key=lambda one: -one[1]):",
+    )
+    draft.uses(
+        "edit",
+        file_path="README.md",
+        old_string="is 5400.\n",
+        new_string="is 5400, and `show(5400)` is `1h30m`.\nWeeks are `w`.\n",
+    )
+    draft.bash("python3 -B -c 'import durations; print(durations.show(5400), durations.parse(\"3w\"))'")
+    draft.bash(_RUN_TESTS)
+    return draft.says("Weeks work, and show() does; but test_garbage_is_refused fails now, and did not before.").rests()
+
+
 _MAKE_LOGS = """import pathlib
 
 PATHS = ["/", "/login", "/cart", "/checkout", "/search"]
@@ -319,4 +382,5 @@ DRAFTS = [
     _long_output(),
     _many_calls(),
     _web_search(),
+    _break_the_tests(),
 ]

@@ -55,6 +55,7 @@ def test_every_column_has_an_arrow_type_and_moments_are_moments(home: Path) -> N
             history.sessions(),
             history.sandboxes(),
             history.phases(),
+            history.snapshots(),
             history.agent(),
             history.usage(),
         ):
@@ -203,6 +204,18 @@ def test_phases_thinking_and_usage_are_exact(home: Path) -> None:
     assert mine["in_calls"].total_seconds() == pytest.approx(0.8)
     assert usage.loc[FORK]["running"].total_seconds() == pytest.approx(80.0 - 71.2)
     assert later.loc[FORK]["running"].total_seconds() == pytest.approx(90.0 - 71.2)
+
+
+def test_snapshots_are_told_by_the_version_that_they_are_of(home: Path) -> None:
+    stored = types.SandboxSnapshotStored(snapshot_id="rest-1", manifest="0" * 64, bytes=10, new_bytes=5, seconds=0.5)
+    of_version = types.SandboxSnapshotted(snapshot_id="t-3", node="a", image_bytes=1, seconds=0.05, of_version=4)
+    written(home / "log.db", [*paused(), (81.0, BOX, stored), (82.0, BOX, of_version)])
+    with History(home) as history:
+        table = history.snapshots(sandbox=SANDBOX).set_index("snapshot_id")
+    assert table["version"].to_dict() == {"t-3": 4, "rest-1": 19, "fork-2": 22}
+    assert table.loc["rest-1"]["stored_at"].to_pydatetime() == after(81.0)
+    assert pd.isna(table.loc["fork-2"]["stored_at"])
+    assert table.loc["t-3"]["stood_still"].to_pytimedelta() == timedelta(seconds=0.05)
 
 
 def test_time_by_tool(home: Path) -> None:
