@@ -68,6 +68,26 @@ class Chunks:
 
     def get(self, name: str, snapshot_id: str) -> bytes:
         """A chunk, checked against its name. Raises `ChunkBroken`, which names the snapshot that needs it."""
+        return self._read(name, snapshot_id)[1]
+
+    def packed(self, name: str, snapshot_id: str) -> bytes:
+        """A chunk as it lies, checked as by `get`; `keep` takes it. Raises `ChunkBroken`."""
+        return self._read(name, snapshot_id)[0]
+
+    def keep(self, name: str, packed: bytes) -> int:
+        """Keep a chunk that is packed already; how many bytes that took: 0 where it was there. As `put`, otherwise.
+
+        Raises:
+            ValueError: it is not what its name says.
+        """
+        unpacked(name, packed)
+        if self._shelf.has(_at(name)):
+            return 0
+        self._shelf.write(_at(name), packed)
+        return len(packed)
+
+    def _read(self, name: str, snapshot_id: str) -> tuple[bytes, bytes]:
+        """Packed and unpacked."""
 
         def broken(detail: str) -> ChunkBroken:
             return ChunkBroken(store=self.shelf.url, snapshot_id=snapshot_id, chunk=name, detail=detail)
@@ -78,14 +98,9 @@ class Chunks:
         if packed is None:
             raise broken("it is missing")
         try:
-            if zstandard.frame_content_size(packed) > LARGEST_BYTES:
-                raise broken("it is larger than any chunk")
-            content: bytes = self._unpacker.decompress(packed, max_output_size=LARGEST_BYTES)
-        except zstandard.ZstdError as error:
+            return packed, unpacked(name, packed, self._unpacker)
+        except ValueError as error:
             raise broken(str(error)) from None
-        if blake3(content).hexdigest() != name:
-            raise broken("it is not what was written")
-        return content
 
     def names(self) -> dict[str, int]:
         """Every chunk that is there, and its size as it lies."""
@@ -109,6 +124,19 @@ class Chunks:
             self._local.unpacker = zstandard.ZstdDecompressor()
         unpacker: zstandard.ZstdDecompressor = self._local.unpacker
         return unpacker
+
+
+def unpacked(name: str, packed: bytes, unpacker: zstandard.ZstdDecompressor | None = None) -> bytes:
+    """What a packed chunk has in it. Raises `ValueError` where that is not what its name says; never reads too much."""
+    try:
+        if zstandard.frame_content_size(packed) > LARGEST_BYTES:
+            raise ValueError("it is larger than any chunk")
+        content: bytes = (unpacker or zstandard.ZstdDecompressor()).decompress(packed, max_output_size=LARGEST_BYTES)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
+    if blake3(content).hexdigest() != name:
+        raise ValueError("it is not what was written")
+    return content
 
 
 def cut(fd: int, chunk_bytes: int, put: Callable[[bytes], str]) -> Iterator[Piece]:

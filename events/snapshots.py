@@ -133,6 +133,21 @@ class SnapshotStore:
         except (SnapshotNotStored, ManifestBroken):
             return False
 
+    def adopt(self, content: bytes) -> bool:
+        """Take over a manifest of another store, all of whose chunks are here; False where it is here already.
+
+        Only while `Shelf.adding`, and after `Shelf.settle`: a manifest that survives a power cut must not name a chunk
+        that does not.
+
+        Raises:
+            ValueError: it is no manifest.
+        """
+        manifest, digest = decode(content)
+        if self.knows(manifest.snapshot_id, digest):
+            return False
+        self.shelf.write(_manifest_at(manifest.snapshot_id), content)
+        return True
+
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def has(self, snapshot_id: str) -> bool:

@@ -9,6 +9,7 @@ import typer
 
 from events.commands_entities import AsJson, Home, LogFile
 from replay.history import commands as history
+from replay.parcel import commands as parcel
 from replay.rebuild import commands as rebuilding
 
 
@@ -19,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
     history.register(app)
     rebuilding.register(app)
+    parcel.register(app)
 
 
 def timeline(
