@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from events.chain import GENESIS
 from events.database import WriterLock, open_for_writing, translated
-from events.errors import LogCorrupt, LogError
+from events.errors import LogCorrupt, StreamDiffers
 from events.rows import COLUMNS, Row
 
 if TYPE_CHECKING:
@@ -23,17 +22,6 @@ if TYPE_CHECKING:
 _INSERT = f"INSERT INTO events ({COLUMNS}) VALUES ({', '.join('?' * len(Row._fields))})"
 _OF_ITS_OWN = ("position", "hash")
 """What a row has of the log that it is in."""
-
-
-@dataclass(eq=False)
-class StreamDiffers(LogError):
-    """{path} has another history of {stream}: they differ at version {version}{detail}."""
-
-    path: Path
-    stream: str
-    version: int
-    detail: str = ""
-    next_step = "Take it into a log of its own: --home DIR. Nothing in this one was changed."
 
 
 class Adoption:

@@ -23,7 +23,8 @@ fields are attributes, and the errors survive pickling, since they cross between
     │   ├── EventNotStorable          data that JSON can't carry there and back
     │   ├── UnknownEventType          a row of a type that this version does not know
     │   ├── EventTooNew               a row of a schema that this version does not know
-    │   └── NothingThere              no such stream or position
+    │   ├── NothingThere              no such stream or position
+    │   └── StreamDiffers             events of another log that do not fit
     ├── FileNotWritten                a command's output file
     └── IllegalTransition             a command or an event that the state does not allow
 """
@@ -242,6 +243,18 @@ class NothingThere(LogError):
     path: Path
     what: str
     next_step = "`hourglass log tail`, `hourglass sessions` and `hourglass sandboxes` show what there is."
+
+
+@dataclass(eq=False)
+class StreamDiffers(LogError):
+    """{path} has another history of {stream}: they differ at version {version}{detail}."""
+
+    path: Path
+    stream: str
+    version: int
+    detail: str = ""
+    """What else stands against it, with a leading ", ", or ""."""
+    next_step = "Take it into a log of its own: --home DIR. Nothing in this one was changed."
 
 
 @dataclass(eq=False)

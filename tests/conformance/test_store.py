@@ -20,9 +20,12 @@ from events import snapshots, tree_reader
 from events.pruning import Choice, prune
 from events.shelf import FolderShelf
 from events.snapshots import SnapshotStore
+from events.sqlite_log import SqliteLog
 from events.store_errors import StoreBusy, TemplateRefused
+from replay import export_session, import_session
 from tests.conformance import drivers
 from tests.conformance.conftest import NewSandbox
+from tests.replay.history.boxes import call, created, put, started, taken
 
 pytestmark = [pytest.mark.conformance, pytest.mark.asyncio(loop_scope="module")]
 
@@ -122,6 +125,31 @@ async def test_memory_and_files_come_back_from_the_store(
     assert await bash(machine, "echo $name; cat log; kill -0 %1 && echo ticking") == "remembered\none\ntwo\nticking"
     await machine.kill()
     await other.remove(spec.sandbox_id)
+
+
+async def test_a_session_that_was_exported_lives_again_elsewhere(
+    driver: GvisorDriver, other: GvisorDriver, new_sandbox: NewSandbox, store: SnapshotStore, tmp_path: Path
+) -> None:
+    """Out of one home's log and store as a file, into another's, and from there into a machine."""
+    if driver.volumes.kind == "overlay":
+        pytest.skip("the file is the same whatever the volumes are")
+    spec = new_sandbox()
+    snapshot = await kept(other, await begun(other, spec))
+    await other.remove(spec.sandbox_id)
+    with SqliteLog(tmp_path / "log.db", durability="normal") as log:
+        put(log, spec.sandbox_id, [created(), started(), *call("c1"), taken(snapshot, 3)])
+        export_session(log, spec.sandbox_id, tmp_path / "x.hourglass", store)
+    elsewhere = SnapshotStore.open(str(tmp_path / "elsewhere/snapshots"))
+    import_session(tmp_path / "x.hourglass", tmp_path / "elsewhere/log.db", elsewhere)
+    there = drivers.make(f"gvisor-{driver.volumes.kind}", elsewhere)
+    there._slots._lay_out = driver._slots._lay_out  # type: ignore[method-assign]
+    try:
+        machine = await there.start(spec, snapshot_id=snapshot)
+        assert await bash(machine, LOOK) == SEEN
+        await machine.kill()
+        await there.remove(spec.sandbox_id)
+    finally:
+        await there.close()
 
 
 async def test_little_is_new_after_a_small_call(other: GvisorDriver, new_sandbox: NewSandbox) -> None:

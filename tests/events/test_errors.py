@@ -41,6 +41,11 @@ EXAMPLES: list[tuple[HourglassError, str, str]] = [
     (errors.EventNotStorable(type="a.b", detail="too deep"), "A a.b can't be stored: too deep.", "Bound and clean"),
     (errors.UnknownEventType(type="a.b", position=7), "Position 7 has an event of type a.b", "log show 7"),
     (errors.EventTooNew(type="a.b", position=7, found=2, supported=1), "a a.b of schema 2", "log show 7"),
+    (
+        errors.StreamDiffers(path=PATH, stream="session-s", version=3),
+        "/home/log.db has another history of session-s: they differ at version 3.",
+        "--home",
+    ),
     (errors.NothingThere(path=PATH, what="stream x"), "There is no stream x in /home/log.db.", "hourglass sessions"),
     (errors.FileNotWritten(path=PATH, detail="no room"), "/home/log.db can't be written: no room.", "another file"),
     (

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from events.adoption import StreamDiffers, adopting
+from events.adoption import adopting
 from events.cli import build
 from events.envelope import new_events
-from events.errors import FileNotWritten, LogCorrupt, LogLocked
+from events.errors import FileNotWritten, LogCorrupt, LogLocked, StreamDiffers
 from events.log import Append
 from events.snapshots import SnapshotStore
 from events.sqlite_log import SqliteLog
