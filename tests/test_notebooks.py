@@ -20,7 +20,7 @@ def executed(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "matplotlib"))
     monkeypatch.delenv("HOURGLASS_SNAPSHOT_STORE", raising=False)
     book = nbformat.read(path, as_version=4)
-    NotebookClient(book, timeout=100, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}).execute()
+    NotebookClient(book, timeout=200, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}).execute()
     return book
 
 
