@@ -74,16 +74,16 @@ class Chunks:
         """A chunk as it lies, checked as by `get`; `keep` takes it. Raises `ChunkBroken`."""
         return self._read(name, snapshot_id)[0]
 
-    def keep(self, name: str, packed: bytes) -> int:
+    def keep(self, name: str, packed: bytes, adding: Adding) -> int:
         """Keep a chunk that is packed already; how many bytes that took: 0 where it was there. As `put`, otherwise.
 
         Raises:
             ValueError: it is not what its name says.
         """
         unpacked(name, packed)
-        if self._shelf.has(_at(name)):
+        if adding.has(_at(name)):
             return 0
-        self._shelf.write(_at(name), packed)
+        adding.write(_at(name), packed)
         return len(packed)
 
     def _read(self, name: str, snapshot_id: str) -> tuple[bytes, bytes]:

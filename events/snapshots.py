@@ -133,11 +133,10 @@ class SnapshotStore:
         except (SnapshotNotStored, ManifestBroken):
             return False
 
-    def adopt(self, content: bytes) -> bool:
+    def adopt(self, content: bytes, adding: Adding) -> bool:
         """Take over a manifest of another store, all of whose chunks are here; False where it is here already.
 
-        Only while `Shelf.adding`, and after `Shelf.settle`: a manifest that survives a power cut must not name a chunk
-        that does not.
+        After `Adding.settle`: a manifest that survives a power cut must not name a chunk that does not.
 
         Raises:
             ValueError: it is no manifest.
@@ -145,7 +144,7 @@ class SnapshotStore:
         manifest, digest = decode(content)
         if self.knows(manifest.snapshot_id, digest):
             return False
-        self.shelf.write(_manifest_at(manifest.snapshot_id), content)
+        adding.write(_manifest_at(manifest.snapshot_id), content)
         return True
 
     # --- reading ----------------------------------------------------------------------------------------------------

@@ -101,19 +101,19 @@ def _write_blobs(parcel: Parcel, log: Path) -> None:
 
 def _write_snapshots(parcel: Parcel, store: SnapshotStore, fresh: set[str]) -> None:
     """Chunks first, then the manifests that name them."""
-    with store.shelf.adding():
+    with store.shelf.adding() as adding:
         for _, name, packed in parcel.members(CHUNKS):
             try:
-                store.chunks.keep(name, packed)
+                store.chunks.keep(name, packed, adding)
             except ValueError as error:
                 raise ParcelBroken(path=str(parcel.path), detail=f"the chunk {name}: {error}") from None
-        store.shelf.settle()
+        adding.settle()
         parcel.unchanged()
         for _, name, content in parcel.members(MANIFESTS):
             if name.removesuffix(".json") in fresh:
                 _digest(parcel, content)
-                store.adopt(content)
-        store.shelf.settle()
+                store.adopt(content, adding)
+        adding.settle()
 
 
 def _digest(parcel: Parcel, content: bytes) -> str:

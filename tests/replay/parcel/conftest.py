@@ -31,5 +31,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (tmp_path / "root/etc").mkdir(parents=True)
     (tmp_path / "root/etc/os").write_text("base\n")
-    store.add(root, None, tmp_path / "root", {})
+    with store.shelf.adding() as adding:
+        store.add(root, None, tmp_path / "root", {}, adding)
     return path
