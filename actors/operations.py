@@ -155,6 +155,9 @@ class Operations:
         sandbox_id, session_id = await self._resolve(target)
         began = time.monotonic()
         with _refusals():
+            if not session_id:
+                # Else its parent would end for it.
+                raise SandboxFailed(f"sandbox {sandbox_id} belongs to no session, as a branch does: it stays as it is")
             of_session = host.session(session_id)
             await of_session.load()
             if of_session.state.open_calls:

@@ -75,7 +75,7 @@ TRANSITIONS: Mapping[str, Mapping[Phase, Phase]] = {
     "sandbox.recovered": dict.fromkeys((*_ALIVE, Phase.CRASHED), Phase.RUNNING),
     "sandbox.frozen": {Phase.RUNNING: Phase.FROZEN},
     "sandbox.thawed": {Phase.FROZEN: Phase.RUNNING},
-    # From created: a fork, whose memory is its parent's snapshot.
+    # From created: a fork, whose memory is its parent's snapshot, or a branch.
     "sandbox.suspended": dict.fromkeys((*_ALIVE, Phase.CREATED), Phase.SUSPENDED),
     "sandbox.resumed": {Phase.SUSPENDED: Phase.RUNNING},
     "sandbox.killed": dict.fromkeys(_NOT_KILLED, Phase.KILLED),
@@ -83,7 +83,8 @@ TRANSITIONS: Mapping[str, Mapping[Phase, Phase]] = {
     "tool_call.completed": _OUTCOME,
     "tool_call.interrupted": _OUTCOME,
     # One becomes durable while its machine runs on, and may crash. But a suspended sandbox goes on from its last one.
-    "sandbox.snapshotted": {phase: phase for phase in (*_ALIVE, Phase.CRASHED, Phase.STOPPED)},
+    # From created: a branch, which is rebuilt before its stream begins.
+    "sandbox.snapshotted": {phase: phase for phase in (Phase.CREATED, *_ALIVE, Phase.CRASHED, Phase.STOPPED)},
     "sandbox.snapshot_stored": _UNCHANGED,
     "sandbox.forked": _UNCHANGED,
     "sandbox.process_started": {Phase.RUNNING: Phase.RUNNING},

@@ -93,6 +93,11 @@ def _views_of_pauses_and_forks(db: Database) -> None:
     db.create_view("sandboxes", views.SANDBOXES, replace=True)
 
 
+@migrations(name="0004_view_of_what_branches_run_again")
+def _view_of_what_branches_run_again(db: Database) -> None:
+    db.create_view("tool_calls", views.TOOL_CALLS, replace=True)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a file to this schema, from any older one or from nothing."""
     migrations.apply(Database(connection, execute_plugins=False))

@@ -1,7 +1,4 @@
-"""Pauses, snapshots, forks and branches: events of the stream `sandbox-<id>`.
-
-`sandbox.branched` is reserved: nothing writes it yet, and a log that has it is read.
-"""
+"""Pauses, snapshots, forks and branches: events of the stream `sandbox-<id>`."""
 
 from __future__ import annotations
 
@@ -112,7 +109,7 @@ class SandboxBranched(Payload):
     parent_version: int
     """Of the parent's stream: the child's history is the parent's up to here, then its own."""
     snapshot_id: str
-    """What the rebuild began from."""
+    """What the rebuild began from; "" where it was the template."""
     session_id: str
     """"" where no session uses it yet."""
     driver: str

@@ -132,7 +132,8 @@ WITH calls AS (
     FROM events
     WHERE type IN ('tool_call.requested', 'tool_call.started', 'tool_call.completed', 'tool_call.interrupted',
                    'tool_call.denied', 'session.result_posted')
-    GROUP BY 1
+    -- What a branch runs again has the id that it had, and is of no session.
+    GROUP BY 1, correlation_id
 )
 SELECT
     tool_use_id, session_id, sandbox_id, tool, input, status, is_error, seconds, output, output_bytes,

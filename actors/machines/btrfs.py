@@ -178,6 +178,10 @@ class BtrfsVolumes:
         subvolume.snapshot(made, folder / _TREE, read_only=True)
         self._delete(made)
 
+    def copy(self, source: Path, folder: Path) -> None:
+        """Another read-only snapshot."""
+        subvolume.snapshot(source / _TREE, folder / _TREE, read_only=True)
+
     def forget(self, folder: Path) -> None:
         """Delete the subvolumes."""
         self._delete(folder / _MADE)

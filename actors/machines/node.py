@@ -8,17 +8,17 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.machines import cgroups
+from actors.machines import cgroups, mounts
 from actors.machines.folder import MachineFolder, MachineRecord
-from actors.machines.images import Images, check_driver
+from actors.machines.images import IMAGE, Images, check_driver
 from actors.machines.launch import Nursery, end_machine, open_supervisor
 from actors.machines.listings import Listings
 from actors.machines.locks import holder, locked
-from actors.machines.protocol import MachineUnavailable, SnapshotRecord
+from actors.machines.protocol import MachineUnavailable, SnapshotBroken, SnapshotRecord
 from actors.machines.runsc import Runsc, find_runsc
 from actors.machines.slots import clear_away, remove_root
 from actors.machines.volumes import Kind, Volumes, open_volumes
@@ -197,6 +197,26 @@ class Node:
             if half in _older(self.images.folder, _SNAPSHOT_SECONDS):
                 self.volumes.forget(half)
                 self.images.erase(half)
+
+    def copy_snapshot(self, record: SnapshotRecord, snapshot_id: str, sandbox_id: str) -> SnapshotRecord:
+        """Another snapshot with the same memory and files, of another sandbox.
+
+        Raises `SnapshotBroken` where its image is not what it was, `OSError`; nothing of the copy is left then.
+        """
+        images = self.images
+        fresh = images.begin(snapshot_id)
+        try:
+            mounts.run(["cp", "--reflink=auto", *(record.image / name for name in record.files), fresh / IMAGE])
+            self.volumes.copy(images.path(record.snapshot_id), fresh)
+            files = images.seal(fresh)
+            if files != dict(record.files):
+                raise SnapshotBroken(f"the image of {record.snapshot_id} is not what it was")
+            copied = replace(record, snapshot_id=snapshot_id, sandbox_id=sandbox_id, taken_at=time.time(), files=files)
+            return images.finish(fresh, copied)
+        except BaseException:
+            self.volumes.forget(fresh)
+            images.erase(fresh)
+            raise
 
     def drop_snapshot(self, snapshot_id: str) -> None:
         """Remove a snapshot; at once out of use, then its files."""

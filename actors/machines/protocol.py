@@ -373,6 +373,14 @@ class Driver(Protocol):
         """
         ...
 
+    async def copy_snapshot(self, snapshot_id: str, copy_id: str, *, sandbox_id: str) -> SnapshotRecord:
+        """Make another snapshot of the same memory and files, as a sandbox's that has no machine yet.
+
+        One that this node has not is got from the snapshot store. Raises `SnapshotMissing`, `SnapshotBroken`,
+        `MachineError`; nothing of the copy is left then.
+        """
+        ...
+
     async def drop_snapshot(self, snapshot_id: str) -> None:
         """Remove a snapshot from this node. No error where there is none. What was started from it stays."""
         ...

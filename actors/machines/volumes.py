@@ -102,6 +102,10 @@ class Volumes(Protocol):
         """
         ...
 
+    def copy(self, source: Path, folder: Path) -> None:
+        """Put a copy of the tree of a snapshot's folder into another one's, durable."""
+        ...
+
     def forget(self, folder: Path) -> None:
         """Remove the tree of a snapshot's folder. No error where there is none."""
         ...

@@ -118,7 +118,7 @@ def remove(
     from replay.rebuild.throwaway import remove_kept
 
     ground = _ground(None, None, storage)
-    gone = _run(ground, remove_kept(ground.driver, ground.place, name))
+    gone = run_to_the_end(ground, remove_kept(ground.driver, ground.place, name))
     if as_json:
         print_json({"removed": gone})
     else:
@@ -152,7 +152,7 @@ def verify(
     ground = _ground(path.parent, store, storage)
     with SqliteLog(path, read_only=True) as opened:
         wanted = _wanted(opened, targets or [], every=every)
-        found = _run(ground, _verified(opened, wanted, ground, path if record else None, quiet=as_json))
+        found = run_to_the_end(ground, _verified(opened, wanted, ground, path if record else None, quiet=as_json))
     if as_json:
         counts = {status.value: sum(one.status is status for one, _ in found) for status in Status}
         print_json({**counts, "sandboxes": [{**one.plain(), "not_recorded": lost or None} for one, lost in found]})
@@ -209,10 +209,10 @@ def _carried_out(log: SqliteLog, made: Plan, ground: Ground, *, keep: bool, anyw
     from replay.rebuild.show import progress
 
     with progress(str(made.target), hidden=quiet) as heard:
-        return _run(ground, carry_out(log, made, ground, keep=keep, anyway=anyway, heard=heard))
+        return run_to_the_end(ground, carry_out(log, made, ground, keep=keep, anyway=anyway, heard=heard))
 
 
-def _run(ground: Ground, doing: Coroutine[Any, Any, T]) -> T:
+def run_to_the_end(ground: Ground, doing: Coroutine[Any, Any, T]) -> T:
     """Run to the end; SIGTERM ends it as Ctrl-C does, with everything cleared away."""
 
     async def run() -> T:

@@ -35,27 +35,36 @@ def stream_of(sandbox_stream: str) -> str:
 def record(path: Path, sandbox_stream: str, found: EventData, correlation_id: str) -> None:
     """Append to the log at `path`. Durable when it returns. Raises `NotRecorded`."""
     events = new_events(f"verify-{secrets.token_hex(8)}", [found], correlation_id=correlation_id)
-    write = Append(stream_of(sandbox_stream), events, Expect.ANY)
+    try:
+        append(path, Append(stream_of(sandbox_stream), events, Expect.ANY))
+    except HourglassError as error:
+        raise NotRecorded(stream=sandbox_stream, detail=str(error)) from error
+
+
+def append(path: Path, write: Append) -> bool:
+    """Append to the log at `path`, durable when it returns; whether the service did that writes it.
+
+    Raises `LogError`. After `LogLocked`, the service that was asked may have appended it all the same, or may yet.
+    """
     waiting = Retrying(
         retry=retry_if_exception_type(LogLocked),
         wait=wait_fixed(_AGAIN_S),
         stop=stop_after_delay(_WAIT_S),
         reraise=True,
     )
-    try:
-        # The same event, with the same id, each time: what was appended and not heard of is not appended again.
-        waiting(_append, path, write)
-    except HourglassError as error:
-        raise NotRecorded(stream=sandbox_stream, detail=str(error)) from error
+    # The same events, with the same ids, each time: what was appended and not heard of is not appended again.
+    return waiting(_append, path, write)
 
 
-def _append(path: Path, write: Append) -> None:
+def _append(path: Path, write: Append) -> bool:
     try:
         with SqliteLog(path) as log:
             log.append_many([write])
     except LogLocked:
         if not _by_service(path, write):
             raise
+        return True
+    return False
 
 
 def _by_service(path: Path, write: Append) -> bool:

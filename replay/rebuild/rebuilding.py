@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,7 @@ from replay.rebuild.throwaway import KeptRebuild, throwaway
 from replay.rebuild.trees import TreeCheck, check_tree, expected_tree
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from actors.machines.protocol import Machine
     from events.log import EventLog
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from replay.rebuild.checks import Recorded
     from replay.rebuild.ground import Ground
     from replay.rebuild.throwaway import Place
+
+Then = Callable[["Machine", "Rebuilt"], Awaitable[None]]
+"""What is done in the machine once all was compared. Nothing runs in it until it is woken."""
 
 _log = logging.getLogger(__name__)
 _TIMED_OUT = re.compile(r"^(tool '\w+' timed out|bash: bash command timed out after [\d.]+s)$", re.MULTILINE)
@@ -101,6 +105,8 @@ async def rebuild(
     anyway: bool = False,
     stop_at_first: bool = False,
     heard: Callable[[Step], None] = lambda step: None,
+    named: str = "",
+    then: Then | None = None,
 ) -> Rebuilt:
     """Carry a plan out in a throw-away machine. Nothing of it is left afterwards.
 
@@ -109,6 +115,8 @@ async def rebuild(
         anyway: also where the plan is not reproducible; what can't be repeated is left out.
         stop_at_first: run no more calls after the first whose result differs.
         heard: told what is being done.
+        named: the sandbox id of the machine; see `throwaway`.
+        then: done before the machine is ended; its errors are raised as they are.
 
     Raises:
         NotReproducible, NothingLeft, OtherDriver: refused; nothing was started.
@@ -126,7 +134,7 @@ async def rebuild(
     heard(Step("restoring", 0, len(calls)))
     with _failing(target, "before it was there"):
         await asyncio.to_thread(ground.driver.volumes.prepare)
-        async with throwaway(ground.driver, ground.place, target) as sandbox_id:
+        async with throwaway(ground.driver, ground.place, target, named) as sandbox_id:
             expecting = asyncio.create_task(
                 asyncio.to_thread(expected_tree, log, made, ground.snapshots, ground.driver)
             )
@@ -145,7 +153,11 @@ async def rebuild(
                         tree = await asyncio.to_thread(check_tree, ground.driver, sandbox_id, target, await expecting)
                         took = time.monotonic() - began
                         found = Rebuilt(made, sandbox_id, checks, tree, None, restored, took)
-                        return await _kept(found, machine, snapshot_id, ground.place) if keep else found
+                        if keep:
+                            found = await _kept(found, machine, snapshot_id, ground.place)
+                    if then is not None:
+                        await then(machine, found)
+                    return found
             finally:
                 # A thread can't be stopped, and reads what must not go away under it. Its error, where something else
                 # failed before, is nobody's any more.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from replay.rebuild.trees import TreeCheck
     from replay.rebuild.verifying import Outcome
 
-_STYLES = {Verdict.EQUAL: "green", Verdict.ASIDE: "cyan", Verdict.DIFFERS: "red"}
+STYLES = {Verdict.EQUAL: "green", Verdict.ASIDE: "cyan", Verdict.DIFFERS: "red"}
 _STATUS = {
     Status.VERIFIED: ("verified", "green"),
     Status.DIVERGED: ("differs", "bold red"),
@@ -139,7 +139,7 @@ def _row(one: Check, stream: str) -> tuple[object, ...]:
         first_line(given, _INPUT),
         duration(one.recorded.seconds),
         duration(one.seconds),
-        Text(one.words, _STYLES[one.verdict]),
+        Text(one.words, STYLES[one.verdict]),
     )
 
 

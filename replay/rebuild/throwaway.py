@@ -5,7 +5,8 @@
 | `<sandbox id>.lock` | held by the process that rebuilds, as long as it lives; made before anything else of it |
 | `<sandbox id>.kept` | it stays, suspended: JSON, written once all of it is durable |
 
-One whose lock nobody holds, and that is not kept, is a dead process's: all of it is removed.
+One whose lock nobody holds, and that is not kept, is a dead process's: all of it is removed. One that is to be a branch
+has the log's path in its lock, as JSON, from before it is appended there: it stays where that log has its stream.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import logging
 import os
 import re
 import secrets
+import time
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ from typing import TYPE_CHECKING
 
 from actors.machines.locks import locked
 from actors.machines.protocol import MachineError
+from events.errors import LogError
+from events.sqlite_log import SqliteLog
 from replay.rebuild.errors import NoSuchRebuild
 
 if TYPE_CHECKING:
@@ -36,6 +40,8 @@ _log = logging.getLogger(__name__)
 _PREFIX = "rebuild-"
 _LONGEST = 40
 _TOKEN = 3
+_APPENDING_S = 60.0
+"""Longer than an append may take that was handed to the service: it goes on without the process that asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class Place:
         if not self.folder.is_dir():
             return found
         with locked(self.folder / ".lock"):
-            for path in sorted(self.folder.glob(f"{_PREFIX}*.lock")):
+            for path in sorted(self.folder.glob("[a-z]*.lock")):
                 try:
                     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 except FileNotFoundError:
@@ -96,6 +102,35 @@ class Place:
         """Nothing is left to be held."""
         self.lock(sandbox_id).unlink(missing_ok=True)
         os.close(fd)
+
+    def promise(self, sandbox_id: str, log: Path) -> None:
+        """Say, durably, that it stays if that log has its stream; to be said before the stream is appended."""
+        with self.lock(sandbox_id).open("w", encoding="utf-8") as file:
+            json.dump(str(log.absolute()), file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def withdraw(self, sandbox_id: str) -> None:
+        """Say that the stream will never be appended."""
+        os.truncate(self.lock(sandbox_id), 0)
+
+    def stays(self, sandbox_id: str) -> bool | None:
+        """Whether it stays when nobody holds it; None where that can't be known now, and nothing may be done to it."""
+        if self.kept_file(sandbox_id).exists():
+            return True
+        lock = self.lock(sandbox_id)
+        try:
+            promised = Path(json.loads(lock.read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return False  # nothing was promised, or somebody died while it was written, before any append
+        try:
+            with SqliteLog(promised, read_only=True) as log:
+                if log.version(f"sandbox-{sandbox_id}"):
+                    return True
+        except LogError as error:
+            _log.warning("%s may be a branch, and is left alone: %s", sandbox_id, error)
+            return None
+        return None if time.time() - lock.stat().st_mtime < _APPENDING_S else False
 
     def keep(self, kept: KeptRebuild) -> None:
         """Say, durably, that it stays."""
@@ -127,32 +162,26 @@ def new_id(target: Version) -> str:
 
 
 @asynccontextmanager
-async def throwaway(driver: Driver, place: Place, target: Version) -> AsyncIterator[str]:
-    """A name for a sandbox of which nothing is left at the end, unless `Place.keep` was told to.
+async def throwaway(driver: Driver, place: Place, target: Version, named: str = "") -> AsyncIterator[str]:
+    """A name for a sandbox of which nothing is left at the end, unless `Place.keep` was told to, or a log has it.
 
-    What dead processes left is removed first.
+    What dead processes left is removed first. `named`: it has this name, which nobody else has.
     """
     await sweep(driver, place)
-    sandbox_id = new_id(target)
+    sandbox_id = named or new_id(target)
     fd = place.take(sandbox_id)
     try:
         yield sandbox_id
     finally:
-        if place.kept_file(sandbox_id).exists():
-            place.give_back(sandbox_id, fd)
-        else:
-            # To its end, also where the rebuild was cancelled; where it can't be, the next one sees to it.
-            await asyncio.shield(_remove(driver, place, sandbox_id, fd))
+        # To its end, also where the rebuild was cancelled; where it can't be, the next one sees to it.
+        await asyncio.shield(_settle(driver, place, sandbox_id, fd))
 
 
 async def sweep(driver: Driver, place: Place) -> list[str]:
     """Remove what rebuilds left whose process is gone; their names."""
     gone = await asyncio.to_thread(place.abandoned)
     for sandbox_id, fd in gone:
-        if place.kept_file(sandbox_id).exists():
-            place.give_back(sandbox_id, fd)
-        else:
-            await _remove(driver, place, sandbox_id, fd)
+        await _settle(driver, place, sandbox_id, fd)
     await driver.sweep()
     return [sandbox_id for sandbox_id, _ in gone]
 
@@ -169,6 +198,17 @@ async def remove_kept(driver: Driver, place: Place, name: str) -> str:
     await driver.remove(sandbox_id)
     place.kept_file(sandbox_id).unlink(missing_ok=True)
     return sandbox_id
+
+
+async def _settle(driver: Driver, place: Place, sandbox_id: str, fd: int) -> None:
+    """Give back the name of one that stays, and remove any other, where it is known which it is."""
+    stays = await asyncio.to_thread(place.stays, sandbox_id)
+    if stays is None:
+        os.close(fd)
+    elif stays:
+        place.give_back(sandbox_id, fd)
+    else:
+        await _remove(driver, place, sandbox_id, fd)
 
 
 async def _remove(driver: Driver, place: Place, sandbox_id: str, fd: int) -> None:
