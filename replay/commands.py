@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from events.commands_entities import AsJson, Home, LogFile
+from replay.bisect import commands as bisecting
 from replay.history import commands as history
 from replay.parcel import commands as parcel
 from replay.rebuild import commands as rebuilding
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
     history.register(app)
     rebuilding.register(app)
+    bisecting.register(app)
     parcel.register(app)
 
 

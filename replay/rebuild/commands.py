@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,17 +12,16 @@ from events.console import console, print_json, say
 from events.home import log_path
 from events.sqlite_log import SqliteLog
 from replay.history.commands import Storage, Store, Version
+from replay.rebuild.running import ground_of as _ground
+from replay.rebuild.running import run as _run
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from pathlib import Path
 
     from replay.history.planned import Plan
     from replay.rebuild.ground import Ground
     from replay.rebuild.rebuilding import Rebuilt
     from replay.rebuild.verifying import Outcome
-
-T = TypeVar("T")
 
 rebuilds = typer.Typer(name="rebuilds", help="The rebuilds that were kept on this node.", no_args_is_help=True)
 
@@ -210,26 +208,3 @@ def _carried_out(log: SqliteLog, made: Plan, ground: Ground, *, keep: bool, anyw
 
     with progress(str(made.target), hidden=quiet) as heard:
         return _run(ground, carry_out(log, made, ground, keep=keep, anyway=anyway, heard=heard))
-
-
-def _run(ground: Ground, doing: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; SIGTERM ends it as Ctrl-C does, with everything cleared away."""
-
-    async def run() -> T:
-        task = asyncio.ensure_future(doing)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        try:
-            return await task
-        finally:
-            await ground.driver.close()
-
-    try:
-        return asyncio.run(run())
-    except asyncio.CancelledError:
-        raise typer.Exit(128 + signal.SIGTERM) from None
-
-
-def _ground(home: Path | None, store: str | None, storage: Path | None) -> Ground:
-    from replay.rebuild.ground import Ground
-
-    return Ground.of(home, store, storage)

@@ -41,6 +41,9 @@ _TIMED_OUT = re.compile(r"^(tool '\w+' timed out|bash: bash command timed out af
 """What the guest agent says of a call that had to end; see `actors.guest.toolbox`."""
 
 
+_NO_TREE = TreeCheck("", "", "", ())
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """How far a rebuild has come."""
@@ -71,7 +74,7 @@ class Rebuilt:
     @property
     def first(self) -> Check | None:
         """The first call that differs."""
-        return next((one for one in self.checks if one.verdict is Verdict.DIFFERS), None)
+        return _differing(self.checks)
 
     @property
     def verdict(self) -> Verdict:
@@ -100,6 +103,7 @@ async def rebuild(
     keep: bool = False,
     anyway: bool = False,
     stop_at_first: bool = False,
+    then: Callable[[Machine], Awaitable[None]] | None = None,
     heard: Callable[[Step], None] = lambda step: None,
 ) -> Rebuilt:
     """Carry a plan out in a throw-away machine. Nothing of it is left afterwards.
@@ -108,6 +112,8 @@ async def rebuild(
         keep: leave it on this node, suspended, until `hourglass rebuilds rm`.
         anyway: also where the plan is not reproducible; what can't be repeated is left out.
         stop_at_first: run no more calls after the first whose result differs.
+        then: awaited with the machine once its calls have run; not where one stopped it. What it does may change the
+            work tree, which is not compared then, and nothing is kept.
         heard: told what is being done.
 
     Raises:
@@ -127,9 +133,8 @@ async def rebuild(
     with _failing(target, "before it was there"):
         await asyncio.to_thread(ground.driver.volumes.prepare)
         async with throwaway(ground.driver, ground.place, target) as sandbox_id:
-            expecting = asyncio.create_task(
-                asyncio.to_thread(expected_tree, log, made, ground.snapshots, ground.driver)
-            )
+            expected = partial(expected_tree, log, made, ground.snapshots, ground.driver)
+            expecting = asyncio.create_task(asyncio.to_thread(expected if then is None else lambda: None))
             try:
                 # What runs in it may ask who it is, and is told what it was told then.
                 hostname = target.stream.removeprefix("sandbox-")
@@ -138,6 +143,12 @@ async def rebuild(
                     restored = time.monotonic() - began
                     run = partial(_run, machine, seconds=limits.tool_seconds, target=target)
                     checks = await _each(calls, run, heard, stop_at_first=stop_at_first)
+                    if then is not None:
+                        if len(checks) == len(calls) and not (stop_at_first and _differing(checks)):
+                            heard(Step("running the command", len(checks), len(calls)))
+                            with _failing(target, "after its calls"):
+                                await then(machine)
+                        return Rebuilt(made, sandbox_id, checks, _NO_TREE, None, restored, time.monotonic() - began)
                     heard(Step("comparing", len(checks), len(calls)))
                     with _failing(target, "after its calls"):
                         # A snapshot makes it quiet, too.
@@ -212,6 +223,10 @@ async def _run(machine: Machine, one: Recorded, call_id: str, *, seconds: float,
             recorded=one.seconds,
         )
     return found
+
+
+def _differing(checks: Sequence[Check]) -> Check | None:
+    return next((one for one in checks if one.verdict is Verdict.DIFFERS), None)
 
 
 def _hung(content: Sequence[JsonObject]) -> bool:
