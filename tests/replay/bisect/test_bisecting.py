@@ -20,7 +20,7 @@ from replay.bisect.errors import (
 )
 from replay.bisect.evidence import Evidence
 from replay.rebuild.errors import NotRecorded, NotReproducible
-from tests.replay.history.boxes import begin
+from tests.replay.history.boxes import SESSION, begin
 from tests.replay.rebuild.live import everything
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ async def test_the_one_call_is_found_and_only_the_evidence_is_written(new_live: 
     assert tree is not None
     with SqliteLog(live.log.path, read_only=True) as log:
         before = [row.hash for row in log.rows()]
-    files = everything(kept, tree)
+    parts = (kept / "image", kept / "snapshot.json", tree / "workspace")
+    files = everything(*parts)
+    assert len(files) > 5
     # In the sandbox's own shell: its folder, its variables. Quotes are nobody's syntax on the way.
     command = ("/bin/sh", "-c", """echo "it's $WHO; $(pwd)"; ! grep -qs 'bro'k"en" a""")
     found = await run(live, start, live.version, *command, path=live.log.path)
@@ -74,16 +76,16 @@ async def test_the_one_call_is_found_and_only_the_evidence_is_written(new_live: 
     assert blamed.call is not None
     assert (found.exact, found.good, found.bad) == (True, versions[2], versions[3])
     assert (blamed.call.tool, blamed.edited, blamed.version) == ("write", "+broken", versions[3])
-    assert len(found.probes) == 2 + 2
+    assert len(found.probes) == 2 + 3
     assert found.probes[1].told.output == "it's me; /workspace/sub"
-    assert everything(kept, tree) == files
+    assert everything(*parts) == files
     with SqliteLog(live.log.path, read_only=True) as log:
         rows = list(log.rows())
         assert [row.hash for row in rows][: len(before)] == before
         assert {row.stream for row in rows[len(before) :]} == {found.stream}
         assert log.verify() is None
         events = list(log.read(found.stream))
-    assert {event.correlation_id for event in events} == {"sesn_01live"} | {events[0].correlation_id}
+    assert {event.correlation_id for event in events} == {SESSION}
     first, *probed, last = (event.data for event in events)
     assert isinstance(first, BisectBegun)
     assert (first.command, first.good, first.bad) == (list(command), start, live.version)
@@ -93,7 +95,7 @@ async def test_the_one_call_is_found_and_only_the_evidence_is_written(new_live: 
         bad=found.bad,
         tool_use_ids=[blamed.call.tool_use_id],
         skipped=[],
-        probes=4,
+        probes=5,
         seconds=found.seconds,
     )
 
@@ -195,7 +197,7 @@ async def test_what_hangs_or_is_killed_ends_it_and_is_not_taken_for_bad(new_live
             live,
             start,
             live.version,
-            *("bash", "-c", "n=$(cat n); [ "$n" = 2 ] && sleep 60; [ ! -e n ] || [ $n -lt 3 ]"),
+            *("bash", "-c", 'n=$(cat n); [ "$n" = 2 ] && sleep 60; [ ! -e n ] || [ $n -lt 3 ]'),
             path=live.log.path,
             seconds=0.7,
         )

@@ -20,7 +20,7 @@ STREAM = f"sandbox-{A}"
 def test_states_begin_where_a_call_ended_and_last_until_the_next_begins(log: SqliteLog) -> None:
     put(log, A, [created(), started(), *call("a"), taken("s", 4), *call("b", "read", {"file_path": "x"})])
     put(log, A, [*call("c"), begin("d"), begin("e"), end("d"), cut("e")])
-    last = put(log, A, [SandboxFileCopied(direction="in", path="/workspace/x", by="root"), taken("t", 14)])
+    last = put(log, A, [SandboxFileCopied(direction="in", path="/workspace/x", bytes=3), taken("t", 14)])
     found = changes(log, STREAM, 2, last)
     assert [(one.begun, one.version, one.call and one.call.tool_use_id) for one in found] == [
         (3, 4, "a"),
