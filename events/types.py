@@ -21,7 +21,7 @@ from events.access_types import (
 )
 from events.egress_types import EgressConnected, EgressPolicyChanged, EgressRefused
 from events.payload import JsonObject, Payload
-from events.replay_types import ReplayDiverged, ReplayVerified
+from events.replay_types import BisectBegun, BisectFound, BisectProbed, ReplayDiverged, ReplayVerified
 from events.sandbox_types import (
     Limits,
     SandboxCrashed,
@@ -96,11 +96,17 @@ EventData = Annotated[
     | EgressRefused
     | EgressPolicyChanged
     | ReplayVerified
-    | ReplayDiverged,
+    | ReplayDiverged
+    | BisectBegun
+    | BisectProbed
+    | BisectFound,
     Field(discriminator="type"),
 ]
 
 __all__ = [
+    "BisectBegun",
+    "BisectFound",
+    "BisectProbed",
     "EgressConnected",
     "EgressPolicyChanged",
     "EgressRefused",

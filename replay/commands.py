@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from events.commands_entities import AsJson, Home, LogFile
+from replay.bisect import commands as bisecting
 from replay.branching import commands as branching
 from replay.history import commands as history
 from replay.parcel import commands as parcel
@@ -22,6 +23,8 @@ def register(app: typer.Typer) -> None:
     history.register(app)
     rebuilding.register(app)
     branching.register(app)
+
+    bisecting.register(app)
     parcel.register(app)
 
 

@@ -19,6 +19,7 @@ BENCHES = (
     "append",
     "replay",
     "fold",
+    "verify",
     "tool",
     "start",
     "worker",
@@ -30,6 +31,7 @@ BENCHES = (
     "suspend",
     "fork",
     "rebuild",
+    "bisect",
     "idle",
     "dense",
 )

@@ -85,18 +85,19 @@ async def _history(scene: Stage, log: SqliteLog) -> tuple[str, str, int, int]:
         SandboxStarted(machine_id=machine.machine_id, node="bench", seconds=0.1, agent_version="bench"),
     ]
     # The shell is there, as in a sandbox that was at work.
-    told += await _call(machine, "first", _command(0))
+    told += await call(machine, "first", _command(0))
     await machine.snapshot(snapshot_id)
     first = len(told)
     told.append(SandboxSnapshotted(snapshot_id=snapshot_id, node="bench", image_bytes=0, seconds=0, of_version=first))
     for number in range(_CALLS):
-        told += await _call(machine, f"call-{number}", _command(number))
+        told += await call(machine, f"call-{number}", _command(number))
     await machine.kill()
     log.append(stream, new_events("bench", told, correlation_id="sesn_bench"), expected=0)
     return stream, snapshot_id, first, len(told)
 
 
-async def _call(machine: GvisorMachine, call_id: str, command: str) -> list[EventData]:
+async def call(machine: GvisorMachine, call_id: str, command: str) -> list[EventData]:
+    """Run a command as a host does; the two events of it."""
     given = {"command": command}
     began = time.monotonic()
     result = await machine.guest.run_tool(call_id, "bash", given, timeout=_CALL_SECONDS)

@@ -134,8 +134,8 @@ def branches(
 
 def _made(log: SqliteLog, made: Plan, ground: Ground, planned: WhatIf | None, *, anyway: bool, quiet: bool) -> Branch:
     from replay.branching.branching import branch as carry_out
-    from replay.rebuild.commands import run_to_the_end
+    from replay.rebuild.running import run
     from replay.rebuild.show import progress
 
     with progress(str(made.target), hidden=quiet) as heard:
-        return run_to_the_end(ground, carry_out(log, made, ground, what_if=planned, anyway=anyway, heard=heard))
+        return run(ground, carry_out(log, made, ground, what_if=planned, anyway=anyway, heard=heard))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,17 +12,16 @@ from events.console import console, print_json, say
 from events.home import log_path
 from events.sqlite_log import SqliteLog
 from replay.history.commands import Storage, Store, Version
+from replay.rebuild.running import ground_of as _ground
+from replay.rebuild.running import run as _run
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from pathlib import Path
 
     from replay.history.planned import Plan
     from replay.rebuild.ground import Ground
     from replay.rebuild.rebuilding import Rebuilt
     from replay.rebuild.verifying import Outcome
-
-T = TypeVar("T")
 
 rebuilds = typer.Typer(name="rebuilds", help="The rebuilds that were kept on this node.", no_args_is_help=True)
 
@@ -118,7 +116,7 @@ def remove(
     from replay.rebuild.throwaway import remove_kept
 
     ground = _ground(None, None, storage)
-    gone = run_to_the_end(ground, remove_kept(ground.driver, ground.place, name))
+    gone = _run(ground, remove_kept(ground.driver, ground.place, name))
     if as_json:
         print_json({"removed": gone})
     else:
@@ -152,7 +150,7 @@ def verify(
     ground = _ground(path.parent, store, storage)
     with SqliteLog(path, read_only=True) as opened:
         wanted = _wanted(opened, targets or [], every=every)
-        found = run_to_the_end(ground, _verified(opened, wanted, ground, path if record else None, quiet=as_json))
+        found = _run(ground, _verified(opened, wanted, ground, path if record else None, quiet=as_json))
     if as_json:
         counts = {status.value: sum(one.status is status for one, _ in found) for status in Status}
         print_json({**counts, "sandboxes": [{**one.plain(), "not_recorded": lost or None} for one, lost in found]})
@@ -209,27 +207,4 @@ def _carried_out(log: SqliteLog, made: Plan, ground: Ground, *, keep: bool, anyw
     from replay.rebuild.show import progress
 
     with progress(str(made.target), hidden=quiet) as heard:
-        return run_to_the_end(ground, carry_out(log, made, ground, keep=keep, anyway=anyway, heard=heard))
-
-
-def run_to_the_end(ground: Ground, doing: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; SIGTERM ends it as Ctrl-C does, with everything cleared away."""
-
-    async def run() -> T:
-        task = asyncio.ensure_future(doing)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        try:
-            return await task
-        finally:
-            await ground.driver.close()
-
-    try:
-        return asyncio.run(run())
-    except asyncio.CancelledError:
-        raise typer.Exit(128 + signal.SIGTERM) from None
-
-
-def _ground(home: Path | None, store: str | None, storage: Path | None) -> Ground:
-    from replay.rebuild.ground import Ground
-
-    return Ground.of(home, store, storage)
+        return _run(ground, carry_out(log, made, ground, keep=keep, anyway=anyway, heard=heard))

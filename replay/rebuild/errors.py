@@ -125,4 +125,4 @@ class NotRecorded(RebuildError):
 
     stream: str
     detail: str
-    next_step = "Verify again with --no-record to see it all the same."
+    next_step = "With --no-record, all is found out and shown the same way."

@@ -23,8 +23,11 @@ class Ground:
     snapshots: Snapshots
 
     @classmethod
-    def of(cls, home: Path | None, store: str | None = None, storage: Path | None = None) -> Ground:
+    def of(cls, home: Path | None, store: str | None = None, storage: Path | None = None, waiting: int = 0) -> Ground:
         """That of a home; store and storage are named, or where the service has them by default.
+
+        Args:
+            waiting: how many containers wait for a rebuild, from the first one on; for whoever makes many.
 
         Of the settings, only HOURGLASS_VOLUMES counts here. Raises `StoreUnavailable`.
         """
@@ -32,7 +35,7 @@ class Ground:
         named = os.environ.get("HOURGLASS_VOLUMES", "auto")
         kind = cast("Kind", named if named in get_args(Kind) else "auto")
         place = (storage or default_storage()).absolute()
-        return cls(GvisorDriver(place, volumes=kind, store=snapshots.store), snapshots)
+        return cls(GvisorDriver(place, volumes=kind, waiting=waiting, store=snapshots.store), snapshots)
 
     @property
     def place(self) -> Place:

@@ -37,12 +37,15 @@ if TYPE_CHECKING:
     from replay.rebuild.ground import Ground
     from replay.rebuild.throwaway import Place
 
-Then = Callable[["Machine", "Rebuilt"], Awaitable[None]]
-"""What is done in the machine once all was compared. Nothing runs in it until it is woken."""
+Then = Callable[["Machine", "Rebuilt"], Awaitable[Any]]
+"""What is done in the machine once all was compared. Where trees were, nothing runs in it until it is woken."""
 
 _log = logging.getLogger(__name__)
 _TIMED_OUT = re.compile(r"^(tool '\w+' timed out|bash: bash command timed out after [\d.]+s)$", re.MULTILINE)
 """What the guest agent says of a call that had to end; see `actors.guest.toolbox`."""
+
+
+_NO_TREE = TreeCheck("", "", "", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Rebuilt:
     @property
     def first(self) -> Check | None:
         """The first call that differs."""
-        return next((one for one in self.checks if one.verdict is Verdict.DIFFERS), None)
+        return _differing(self.checks)
 
     @property
     def verdict(self) -> Verdict:
@@ -106,17 +109,19 @@ async def rebuild(
     stop_at_first: bool = False,
     heard: Callable[[Step], None] = lambda step: None,
     named: str = "",
+    trees: bool = True,
     then: Then | None = None,
 ) -> Rebuilt:
     """Carry a plan out in a throw-away machine. Nothing of it is left afterwards.
 
     Args:
-        keep: leave it on this node, suspended, until `hourglass rebuilds rm`.
+        keep: leave it on this node, suspended, until `hourglass rebuilds rm`: as `then` leaves it behind.
         anyway: also where the plan is not reproducible; what can't be repeated is left out.
         stop_at_first: run no more calls after the first whose result differs.
         heard: told what is being done.
         named: the sandbox id of the machine; see `throwaway`.
-        then: done before the machine is ended; its errors are raised as they are.
+        trees: compare the work trees.
+        then: uses the machine once all was compared, before it is ended; what it gives is in the result.
 
     Raises:
         NotReproducible, NothingLeft, OtherDriver: refused; nothing was started.
@@ -135,9 +140,8 @@ async def rebuild(
     with _failing(target, "before it was there"):
         await asyncio.to_thread(ground.driver.volumes.prepare)
         async with throwaway(ground.driver, ground.place, target, named) as sandbox_id:
-            expecting = asyncio.create_task(
-                asyncio.to_thread(expected_tree, log, made, ground.snapshots, ground.driver)
-            )
+            expected = partial(expected_tree, log, made, ground.snapshots, ground.driver)
+            expecting = asyncio.create_task(asyncio.to_thread(expected if trees else lambda: None))
             try:
                 # What runs in it may ask who it is, and is told what it was told then.
                 hostname = target.stream.removeprefix("sandbox-")
@@ -147,17 +151,24 @@ async def rebuild(
                     run = partial(_run, machine, seconds=limits.tool_seconds, target=target)
                     checks = await _each(calls, run, heard, stop_at_first=stop_at_first)
                     heard(Step("comparing", len(checks), len(calls)))
+                    snapshot_id, tree = "", _NO_TREE
                     with _failing(target, "after its calls"):
-                        # A snapshot makes it quiet, too.
-                        snapshot_id = await _hold(machine, keep=keep)
-                        tree = await asyncio.to_thread(check_tree, ground.driver, sandbox_id, target, await expecting)
-                        took = time.monotonic() - began
-                        found = Rebuilt(made, sandbox_id, checks, tree, None, restored, took)
-                        if keep:
-                            found = await _kept(found, machine, snapshot_id, ground.place)
-                    if then is not None:
-                        await then(machine, found)
-                    return found
+                        if trees:
+                            # A snapshot makes it quiet, too.
+                            snapshot_id = await _hold(machine, keep=keep and then is None)
+                            tree = await asyncio.to_thread(
+                                check_tree, ground.driver, sandbox_id, target, await expecting
+                            )
+                    took = time.monotonic() - began
+                    found = Rebuilt(made, sandbox_id, checks, tree, None, restored, took)
+                    with _failing(target, "after it was compared"):
+                        if then is not None:
+                            found = replace(found, then=await then(machine, found))
+                        if not keep:
+                            return found
+                        if then is not None or not trees:
+                            snapshot_id = await _hold(machine, keep=True)
+                        return await _kept(found, machine, snapshot_id, ground.place)
             finally:
                 # A thread can't be stopped, and reads what must not go away under it. Its error, where something else
                 # failed before, is nobody's any more.
@@ -224,6 +235,10 @@ async def _run(machine: Machine, one: Recorded, call_id: str, *, seconds: float,
             recorded=one.seconds,
         )
     return found
+
+
+def _differing(checks: Sequence[Check]) -> Check | None:
+    return next((one for one in checks if one.verdict is Verdict.DIFFERS), None)
 
 
 def _hung(content: Sequence[JsonObject]) -> bool:

@@ -174,6 +174,12 @@ _SAYERS: dict[type[Payload], Any] = {
         f"rebuilt at version {data.version:,}: differs{_detail(data.detail)}",
         Mood.BAD,
     ),
+    types.BisectBegun: lambda data: (
+        f"bisect from {data.good:,} to {data.bad:,}: {' '.join(data.command)}",
+        Mood.PLAIN,
+    ),
+    types.BisectProbed: lambda data: (f"version {data.version:,} is {data.verdict}{_detail(data.because)}", Mood.PLAIN),
+    types.BisectFound: lambda data: (f"good at {data.good:,}, bad at {data.bad:,}", Mood.GOOD),
 }
 """For each event type that is no call's, its line. Not shown as a note: the claim, which heads a group."""
 

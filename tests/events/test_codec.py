@@ -28,6 +28,7 @@ sandbox.created .started .frozen .thawed .suspended .resumed .snapshotted .forke
 sandbox.snapshot_stored .stopped .process_started .process_ended .forward_opened .forward_closed .file_copied
 egress.connected .refused .policy_changed
 replay.verified .diverged
+bisect.begun .probed .found
 """
 
 
