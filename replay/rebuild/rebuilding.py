@@ -14,7 +14,7 @@ import time
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from actors.machines.protocol import MachineError, MachineSpec, SnapshotBroken, SnapshotMissing
 from events.types import Limits
@@ -22,7 +22,7 @@ from replay.history.planned import Fate
 from replay.rebuild.checks import Check, Verdict, check
 from replay.rebuild.errors import CallHung, MachineFailed, SnapshotUnusable
 from replay.rebuild.preparing import call_ids, checked, nearest_left, recorded
-from replay.rebuild.throwaway import KeptRebuild, throwaway
+from replay.rebuild.throwaway import USED, KeptRebuild, throwaway
 from replay.rebuild.trees import TreeCheck, check_tree, expected_tree
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from replay.rebuild.checks import Recorded
     from replay.rebuild.ground import Ground
     from replay.rebuild.throwaway import Place
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _TIMED_OUT = re.compile(r"^(tool '\w+' timed out|bash: bash command timed out after [\d.]+s)$", re.MULTILINE)
@@ -67,6 +69,8 @@ class Rebuilt:
     """Until the machine answered."""
     seconds: float
     """Until all was compared, which is before the machine is removed."""
+    then: Any = None
+    """What `then` gave; see `rebuild`."""
 
     @property
     def first(self) -> Check | None:
@@ -101,6 +105,8 @@ async def rebuild(
     anyway: bool = False,
     stop_at_first: bool = False,
     heard: Callable[[Step], None] = lambda step: None,
+    compared: Callable[[Rebuilt], None] = lambda found: None,
+    then: Callable[[Machine], Awaitable[T]] | None = None,
 ) -> Rebuilt:
     """Carry a plan out in a throw-away machine. Nothing of it is left afterwards.
 
@@ -109,6 +115,9 @@ async def rebuild(
         anyway: also where the plan is not reproducible; what can't be repeated is left out.
         stop_at_first: run no more calls after the first whose result differs.
         heard: told what is being done.
+        compared: told what came of it, before `then`.
+        then: uses the machine, which runs on after all was compared; what it gives is in the result. What is kept is
+            what it leaves behind.
 
     Raises:
         NotReproducible, NothingLeft, OtherDriver: refused; nothing was started.
@@ -141,11 +150,20 @@ async def rebuild(
                     heard(Step("comparing", len(checks), len(calls)))
                     with _failing(target, "after its calls"):
                         # A snapshot makes it quiet, too.
-                        snapshot_id = await _hold(machine, keep=keep)
+                        snapshot_id = await _hold(machine, keep=keep and then is None)
                         tree = await asyncio.to_thread(check_tree, ground.driver, sandbox_id, target, await expecting)
                         took = time.monotonic() - began
                         found = Rebuilt(made, sandbox_id, checks, tree, None, restored, took)
-                        return await _kept(found, machine, snapshot_id, ground.place) if keep else found
+                    compared(found)
+                    with _failing(target, "after it was compared"):
+                        if then is not None:
+                            await machine.guest.wake()
+                            found = replace(found, then=await then(machine))
+                            snapshot_id = await _hold(machine, keep=True) if keep else ""
+                        if keep:
+                            used = then is not None
+                            return await _kept(found, machine, snapshot_id, ground.place, used=used)
+                        return found
             finally:
                 # A thread can't be stopped, and reads what must not go away under it. Its error, where something else
                 # failed before, is nobody's any more.
@@ -228,11 +246,12 @@ async def _hold(machine: Machine, *, keep: bool) -> str:
     return snapshot_id
 
 
-async def _kept(found: Rebuilt, machine: Machine, snapshot_id: str, place: Place) -> Rebuilt:
+async def _kept(found: Rebuilt, machine: Machine, snapshot_id: str, place: Place, *, used: bool) -> Rebuilt:
     """Suspended, and noted as one that stays."""
     await machine.kill()
     target = found.plan.target
-    kept = KeptRebuild(found.sandbox_id, target.stream, target.version, snapshot_id, found.verdict.value)
+    verdict = found.verdict.value if not used else USED
+    kept = KeptRebuild(found.sandbox_id, target.stream, target.version, snapshot_id, verdict)
     await asyncio.to_thread(place.keep, kept)
     return replace(found, kept=kept)
 

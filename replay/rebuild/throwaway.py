@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 _PREFIX = "rebuild-"
 _LONGEST = 40
 _TOKEN = 3
+USED = "used"
+"""Verdict of one that somebody went on with after it was compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class KeptRebuild:
     snapshot_id: str
     """Memory, processes and files of it, whole on this node."""
     verdict: str
+    """What came of it; `USED` where it is not what was compared any more."""
 
 
 class Place:
