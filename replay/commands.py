@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from events.commands_entities import AsJson, Home, LogFile
+from replay.commands_diff import diff
 from replay.history import commands as history
 from replay.parcel import commands as parcel
 from replay.rebuild import commands as rebuilding
@@ -19,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command()(bench)
     app.command()(demo)
     history.register(app)
+    app.command()(diff)
     rebuilding.register(app)
     parcel.register(app)
 

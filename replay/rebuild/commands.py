@@ -130,7 +130,7 @@ def remove(
     from replay.rebuild.throwaway import remove_kept
 
     ground = _ground(None, None, storage)
-    gone = _run(ground, remove_kept(ground.driver, ground.place, name))
+    gone = run(ground, remove_kept(ground.driver, ground.place, name))
     if as_json:
         print_json({"removed": gone})
     else:
@@ -164,7 +164,7 @@ def verify(
     ground = _ground(path.parent, store, storage)
     with SqliteLog(path, read_only=True) as opened:
         wanted = _wanted(opened, targets or [], every=every)
-        found = _run(ground, _verified(opened, wanted, ground, path if record else None, quiet=as_json))
+        found = run(ground, _verified(opened, wanted, ground, path if record else None, quiet=as_json))
     if as_json:
         counts = {status.value: sum(one.status is status for one, _ in found) for status in Status}
         print_json({**counts, "sandboxes": [{**one.plain(), "not_recorded": lost or None} for one, lost in found]})
@@ -199,12 +199,12 @@ async def _verified(
     from replay.rebuild.errors import NotRecorded
     from replay.rebuild.findings import record
     from replay.rebuild.show import progress
-    from replay.rebuild.verifying import verify as run
+    from replay.rebuild.verifying import verify as check
 
     found: list[tuple[Outcome, str]] = []
     for number, (stream, version) in enumerate(wanted, start=1):
         with progress(f"{number} of {len(wanted)}, {stream}", hidden=quiet) as heard:
-            outcome = await run(log, stream, version, ground, heard=heard)
+            outcome = await check(log, stream, version, ground, heard=heard)
         event, lost = outcome.event(), ""
         if event is not None and path is not None:
             [first] = log.read(stream, limit=1)
@@ -235,13 +235,13 @@ def _carried_out(
 
         then = in_terminal if shell else None
         doing = carry_out(log, made, ground, keep=keep, anyway=anyway, heard=heard, compared=compared, then=then)
-        return _run(ground, doing)
+        return run(ground, doing)
 
 
-def _run(ground: Ground, doing: Coroutine[Any, Any, T]) -> T:
+def run(ground: Ground, doing: Coroutine[Any, Any, T]) -> T:
     """Run to the end; SIGTERM ends it as Ctrl-C does, with everything cleared away."""
 
-    async def run() -> T:
+    async def until_done() -> T:
         task = asyncio.ensure_future(doing)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         try:
@@ -250,7 +250,7 @@ def _run(ground: Ground, doing: Coroutine[Any, Any, T]) -> T:
             await ground.driver.close()
 
     try:
-        return asyncio.run(run())
+        return asyncio.run(until_done())
     except asyncio.CancelledError:
         raise typer.Exit(128 + signal.SIGTERM) from None
 

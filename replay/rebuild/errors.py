@@ -9,6 +9,7 @@ HourglassError
     ├── CallHung              a call did not end within its time
     ├── MachineFailed         the machine ended, or broke, on the way
     ├── TreeUnreadable        the work tree can't be compared
+    ├── ProcessesUnreadable   the guest does not tell its processes
     ├── NoTerminal            a shell needs one, and this process has none
     ├── NoSuchRebuild         no kept rebuild of that name
     ├── NothingToVerify       neither sandboxes named, nor any in the log
@@ -102,6 +103,14 @@ class TreeUnreadable(RebuildError):
     next_step = (
         "`hourglass rebuild {target} --keep` keeps it to be looked at; `hourglass snapshots verify` checks the store."
     )
+
+
+@dataclass(eq=False)
+class ProcessesUnreadable(RebuildError):
+    """The processes of a rebuild can't be told: {detail}."""
+
+    detail: str
+    next_step = "`hourglass rebuild --shell` opens a shell in it, to see for oneself; without --live none is asked."
 
 
 @dataclass(eq=False)
