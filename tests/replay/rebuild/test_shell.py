@@ -14,6 +14,8 @@ from tests.replay.rebuild.test_commands import HOURGLASS, environment, hourglass
 from tests.terminal import in_terminal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.replay.rebuild.conftest import NewLive
     from tests.replay.rebuild.live import Live
     from tests.terminal import Terminal
@@ -25,7 +27,7 @@ async def in_shell(live: Live, *options: str, visit: object = None) -> int:
     """Run it as a person would, and `visit` once the shell asks; its exit code."""
 
     def person() -> int:
-        command = [HOURGLASS, "rebuild", live.stream, "--yes", "--shell", *options]
+        command: list[str | Path] = [HOURGLASS, "rebuild", live.stream, "--yes", "--shell", *options]
         variables = {**environment(live), "TERM": "xterm-256color"}
         with in_terminal(command, variables, rows=33, columns=101) as terminal:
             before = terminal.modes
