@@ -10,6 +10,7 @@ import typer
 from events.commands_entities import AsJson, Home, LogFile
 from replay.bisect import commands as bisecting
 from replay.branching import commands as branching
+from replay.commands_diff import diff
 from replay.history import commands as history
 from replay.parcel import commands as parcel
 from replay.rebuild import commands as rebuilding
@@ -21,9 +22,9 @@ def register(app: typer.Typer) -> None:
     app.command()(bench)
     app.command()(demo)
     history.register(app)
+    app.command()(diff)
     rebuilding.register(app)
     branching.register(app)
-
     bisecting.register(app)
     parcel.register(app)
 

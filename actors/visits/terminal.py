@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ESCAPE = b"~."
 """At the beginning of a line it ends the visit, as with ssh: also where nothing inside answers any more."""
-_AFTERWARDS = b"\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?25h\x1b[0m\r\n"
+AFTERWARDS = b"\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?25h\x1b[0m\r\n"
 """What a program that was cut off has left undone: other screen, mouse, pasting, hidden cursor, colours."""
 _PASSED_ON = ("TERM", "COLORTERM")
 
@@ -65,7 +65,7 @@ def raw(fd: int) -> Iterator[None]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
-class _Escape:
+class Escape:
     """Looks for `ESCAPE` in what is typed; the tilde is held back until the next key."""
 
     def __init__(self) -> None:
@@ -127,14 +127,14 @@ def run_in_terminal(place: Place, request: Exec, *, interactive: bool) -> int:
             stdin=stdin if interactive else None,
             told=told,
             on_told=tell_size,
-            edit=_Escape(),
+            edit=Escape(),
         )
         try:
             return talk.hold()
         except Left:
-            write_out(stdout, _AFTERWARDS)
+            write_out(stdout, AFTERWARDS)
             return 128 + signal.SIGHUP
         except BaseException:
             with contextlib.suppress(OSError):
-                write_out(stdout, _AFTERWARDS)
+                write_out(stdout, AFTERWARDS)
             raise

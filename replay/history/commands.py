@@ -1,4 +1,4 @@
-"""The commands that look back with no machine started: `state`, `plan`, `ls`, `cat`, `diff`."""
+"""The commands that look back with no machine started: `state`, `plan`, `ls`, `cat`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Nearest = Annotated[bool, typer.Option("--nearest", help="Take the nearest snaps
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the root command."""
-    for command in (state, plan, ls, cat, diff):
+    for command in (state, plan, ls, cat):
         app.command()(command)
 
 
@@ -139,36 +139,6 @@ def cat(
 
     with _tree(target, nearest, home, log, store) as (tree, path):
         show_content(tree, path, as_json=as_json)
-
-
-def diff(
-    a: Annotated[str, typer.Argument(metavar="STREAM@VERSION", help="A version of a sandbox.")],
-    b: Annotated[str, typer.Argument(metavar="STREAM@VERSION", help="Another one, of the same or of another.")],
-    files: Annotated[bool, typer.Option("--files/--no-files", help="Whether to compare the files.")] = True,
-    every: Annotated[bool, typer.Option("--all", help="Show long diffs of a file whole.")] = False,
-    nearest: Nearest = False,
-    home: Home = None,
-    log: LogFile = None,
-    store: Store = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what differs between two versions, with no machine started: files, results of calls, state.
-
-    Files are compared as the snapshots in the store have them.
-    """
-    from replay.history.comparing import compare
-    from replay.history.presence import Snapshots
-    from replay.history.show_diff import drawn
-    from replay.history.target import parse
-
-    path = log_path(home, log)
-    with SqliteLog(path, read_only=True) as opened:
-        one, other = parse(opened, a), parse(opened, b)
-        found = compare(opened, one, other, Snapshots.of(path.parent, store), files=files, nearest=nearest)
-    if as_json:
-        print_json(found.plain())
-    else:
-        console().print(drawn(found, every=every))
 
 
 @contextmanager

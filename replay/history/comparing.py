@@ -1,4 +1,4 @@
-"""What differs between two versions, of one sandbox or of two: files, results of calls, fields of the state."""
+"""What differs between two versions, of one sandbox or of two: files, packages, results of calls, the state."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from events.types import ToolCallCompleted, ToolCallInterrupted, ToolCallStarted
 from replay.history.lineage import Place, line_to
+from replay.history.packages import Packages, package_changes
 from replay.history.planned import Version
 from replay.history.states import plain, state_at
-from replay.history.tree_diff import tree_changes
+from replay.history.tree_diff import differing_lines, tree_changes
 from replay.history.trees import tree_at
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Files:
     a: FileTree
     b: FileTree
     changes: tuple[FileChange, ...]
+    packages: Packages
+    """Of package managers, in the same trees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class Comparison:
             "b": _version(self.b),
             "common": _version(self.common) if self.common else None,
             "files": [one.plain() for one in files.changes] if files else None,
+            "packages": files.packages.plain() if files else None,
             "files_of": {"a": _version(files.a.of), "b": _version(files.b.of)} if files else None,
             "calls": {"a": [one.plain() for one in self.only_a], "b": [one.plain() for one in self.only_b]},
             "state": {name: {"a": a, "b": b} for name, (a, b) in self.state.items()},
@@ -101,7 +105,7 @@ def compare(
     """What differs between two versions.
 
     Args:
-        files: whether to compare file trees, which takes a snapshot of both in the store.
+        files: whether to compare file trees and the packages in them, which takes a snapshot of both in the store.
         nearest: take the trees of the nearest snapshots, whatever was done since.
 
     Raises:
@@ -124,8 +128,10 @@ def compare(
 def _files(log: EventLog, a: Target, b: Target, snapshots: Snapshots, *, nearest: bool) -> Files:
     one = tree_at(log, a, snapshots, nearest=nearest)
     other = tree_at(log, b, snapshots, nearest=nearest)
-    same = one.snapshot_id == other.snapshot_id
-    return Files(one, other, () if same else tuple(tree_changes(one.listing, other.listing)))
+    if one.snapshot_id == other.snapshot_id:
+        return Files(one, other, (), Packages((), 0))
+    old, new = one.listing, other.listing
+    return Files(one, other, tuple(tree_changes(old, new)), package_changes(old, new, differing_lines(old, new)))
 
 
 def _common(a: Line, b: Line) -> Place | None:

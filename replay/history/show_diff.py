@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from replay.history.comparing import CallResult, Comparison, Files
+    from replay.history.packages import Packages
     from replay.history.planned import Version
     from replay.history.tree_diff import FileChange
 
@@ -23,6 +24,7 @@ _MARKS = {"added": ("A", "green"), "removed": ("D", "red"), "changed": ("M", "ye
 _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 _MOST_HUNK_LINES = 60
 _MOST_LINE = 400
+_MOST_ROWS = 60
 _VALUE = 80
 
 
@@ -35,6 +37,7 @@ def drawn(found: Comparison, *, every: bool) -> RenderableType:
         parts.append(Text(clean(f"They part after {found.common}."), "dim"))
     if found.files is not None:
         parts += _files(found.files, every=every)
+        parts += _packages(found.files.packages, every=every)
     for side, calls in ((found.a, found.only_a), (found.b, found.only_b)):
         parts += _calls(side, calls)
     if found.state:
@@ -64,6 +67,20 @@ def _file(one: FileChange, *, every: bool) -> Iterator[Text]:
         yield Text(f"  {clean(line.expandtabs(), _MOST_LINE)}", _STYLES.get(line[:1], "dim"))
     if not every and len(lines) > _MOST_HUNK_LINES:
         yield Text(f"  … {len(lines) - _MOST_HUNK_LINES:,} more lines; --all shows them", "dim")
+
+
+def _packages(found: Packages, *, every: bool) -> Iterator[RenderableType]:
+    rows = [
+        (Text(_MARKS[one.change][0], _MARKS[one.change][1]), one.name, one.before, one.after, one.manager, one.where)
+        for one in found.changes
+    ]
+    if rows:
+        yield Text()
+        yield table(["", "package", "before", "after", "of", "where"], rows if every else rows[:_MOST_ROWS])
+    if not every and len(rows) > _MOST_ROWS:
+        yield Text(f"  … {len(rows) - _MOST_ROWS:,} more; --all shows them", "dim")
+    if found.left_out:
+        yield Text(f"{found.left_out:,} files of package managers could not be read, and are left out", "yellow")
 
 
 def _how(one: FileChange) -> str:

@@ -59,12 +59,15 @@ class FileChange:
         return asdict(self) | {"what": list(self.what), "diff": None if self.diff is None else list(self.diff)}
 
 
+def differing_lines(old: Listing, new: Listing) -> Iterator[tuple[Key, str, str]]:
+    """The lines that differ, by key, in the order of the listings; "" where one has none. Raises `StoreError`."""
+    shared = set(old.manifest.tree.pages) & set(new.manifest.tree.pages)
+    return (one for one in _paired(old.lines(shared), new.lines(shared)) if one[1] != one[2])
+
+
 def tree_changes(old: Listing, new: Listing) -> Iterator[FileChange]:
     """Every path that differs, in the order of the listings. Raises `StoreError`."""
-    shared = set(old.manifest.tree.pages) & set(new.manifest.tree.pages)
-    for key, before, after in _paired(old.lines(shared), new.lines(shared)):
-        if before == after:
-            continue
+    for key, before, after in differing_lines(old, new):
         path = shown_path(key)
         if not after:
             yield FileChange(path, "removed", _side(old, old.parse(before)), None, (), None)

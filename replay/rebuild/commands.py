@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +20,7 @@ from replay.rebuild.running import run as _run
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from actors.machines.protocol import Machine
     from replay.history.planned import Plan
     from replay.rebuild.ground import Ground
     from replay.rebuild.rebuilding import Rebuilt
@@ -41,6 +44,9 @@ def rebuild(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave it on this node, suspended; `rebuilds rm` ends it.")
     ] = False,
+    shell: Annotated[
+        bool, typer.Option("--shell", help="Then open a shell in it, in this terminal; it goes when the shell ends.")
+    ] = False,
     without: Annotated[
         list[str] | None, typer.Option("--without", help="As if this snapshot did not exist; may be repeated.")
     ] = None,
@@ -58,32 +64,39 @@ def rebuild(
 
     Shows the plan first. Every call after the snapshot runs again and is compared with its recorded result, and at the
     end the work tree with that of a snapshot of the same version. Exits 1 where anything differs. The sandbox itself,
-    which may be in use, and its log are not touched.
+    which may be in use, and its log are not touched. With --shell and --keep, what the shell leaves is kept.
     """
     from replay.history.planning import plan as make
     from replay.history.show_plan import drawn as drawn_plan
     from replay.history.target import parse
+    from replay.rebuild.errors import NoTerminal
     from replay.rebuild.preparing import checked, hiding
-    from replay.rebuild.show import drawn
+    from replay.rebuild.show import drawn, kept_line
 
     if as_json and not yes:
         raise typer.BadParameter("with --json nobody can be asked: say --yes")
+    if as_json and shell:
+        raise typer.BadParameter("--shell takes the terminal, and goes not with --json")
     path = log_path(home, log)
     ground = _ground(path.parent, store, storage)
     with SqliteLog(path, read_only=True) as opened:
         wanted = parse(opened, target)
         version = min(wanted.version, until or wanted.version)
+        if shell and not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise NoTerminal(target=f"{wanted.stream}@{version}")
         made = make(opened, wanted.stream, version, hiding(ground.snapshots.where, without or []))
         if not as_json:
             console().print(drawn_plan(made, every=False))
         checked(opened, made, ground.driver.name, anyway=anyway)
         if not (yes or typer.confirm("Rebuild it?")):
             raise typer.Exit(1)
-        found = _carried_out(opened, made, ground, keep=keep, anyway=anyway, quiet=as_json)
+        found = _carried_out(opened, made, ground, keep=keep, anyway=anyway, quiet=as_json, shell=shell)
     if as_json:
         print_json({"plan": made.plain(), **found.plain()})
-    else:
+    elif not shell:
         console().print(drawn(found))
+    elif found.kept is not None:
+        console().print(kept_line(found.kept))
     if found.verdict.value == "differs":
         raise typer.Exit(1)
 
@@ -185,12 +198,12 @@ async def _verified(
     from replay.rebuild.errors import NotRecorded
     from replay.rebuild.findings import record
     from replay.rebuild.show import progress
-    from replay.rebuild.verifying import verify as run
+    from replay.rebuild.verifying import verify as check
 
     found: list[tuple[Outcome, str]] = []
     for number, (stream, version) in enumerate(wanted, start=1):
         with progress(f"{number} of {len(wanted)}, {stream}", hidden=quiet) as heard:
-            outcome = await run(log, stream, version, ground, heard=heard)
+            outcome = await check(log, stream, version, ground, heard=heard)
         event, lost = outcome.event(), ""
         if event is not None and path is not None:
             [first] = log.read(stream, limit=1)
@@ -202,9 +215,23 @@ async def _verified(
     return found
 
 
-def _carried_out(log: SqliteLog, made: Plan, ground: Ground, *, keep: bool, anyway: bool, quiet: bool) -> Rebuilt:
+def _carried_out(
+    log: SqliteLog, made: Plan, ground: Ground, *, keep: bool, anyway: bool, quiet: bool, shell: bool
+) -> Rebuilt:
     from replay.rebuild.rebuilding import rebuild as carry_out
-    from replay.rebuild.show import progress
+    from replay.rebuild.shell import in_terminal
+    from replay.rebuild.show import drawn, progress
 
-    with progress(str(made.target), hidden=quiet) as heard:
-        return _run(ground, carry_out(log, made, ground, keep=keep, anyway=anyway, heard=heard))
+    with ExitStack() as showing:
+        heard = showing.enter_context(progress(str(made.target), hidden=quiet))
+
+        async def in_a_shell(machine: Machine, found: Rebuilt) -> None:
+            # The terminal is the shell's now.
+            showing.close()
+            console().print(drawn(found))
+            say("A shell in it; Enter, then ~. leaves it where nothing else does.")
+            await machine.guest.wake()
+            await in_terminal(machine)
+
+        then = in_a_shell if shell else None
+        return _run(ground, carry_out(log, made, ground, keep=keep, anyway=anyway, heard=heard, then=then))

@@ -9,6 +9,8 @@ HourglassError
     ├── CallHung              a call did not end within its time
     ├── MachineFailed         the machine ended, or broke, on the way
     ├── TreeUnreadable        the work tree can't be compared
+    ├── ProcessesUnreadable   the guest does not tell its processes
+    ├── NoTerminal            a shell needs one, and this process has none
     ├── NoSuchRebuild         no kept rebuild of that name
     ├── NothingToVerify       neither sandboxes named, nor any in the log
     └── NotRecorded           what was found could not be appended
@@ -101,6 +103,22 @@ class TreeUnreadable(RebuildError):
     next_step = (
         "`hourglass rebuild {target} --keep` keeps it to be looked at; `hourglass snapshots verify` checks the store."
     )
+
+
+@dataclass(eq=False)
+class ProcessesUnreadable(RebuildError):
+    """The processes of a rebuild can't be told: {detail}."""
+
+    detail: str
+    next_step = "`hourglass rebuild --shell` opens a shell in it, to see for oneself; without --live none is asked."
+
+
+@dataclass(eq=False)
+class NoTerminal(RebuildError):
+    """There is no terminal here for a shell in the rebuild of {target}."""
+
+    target: str
+    next_step = "Run it in a terminal; without --shell it needs none."
 
 
 @dataclass(eq=False)

@@ -23,7 +23,7 @@ from replay.history.planned import Fate
 from replay.rebuild.checks import Check, Verdict, check
 from replay.rebuild.errors import CallHung, MachineFailed, SnapshotUnusable
 from replay.rebuild.preparing import call_ids, checked, nearest_left, recorded
-from replay.rebuild.throwaway import KeptRebuild, throwaway
+from replay.rebuild.throwaway import USED, KeptRebuild, throwaway
 from replay.rebuild.trees import TreeCheck, check_tree, expected_tree
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class Rebuilt:
     """Until the machine answered."""
     seconds: float
     """Until all was compared, which is before the machine is removed."""
+    then: Any = None
+    """What `then` gave; see `rebuild`."""
 
     @property
     def first(self) -> Check | None:
@@ -168,7 +170,7 @@ async def rebuild(
                             return found
                         if then is not None or not trees:
                             snapshot_id = await _hold(machine, keep=True)
-                        return await _kept(found, machine, snapshot_id, ground.place)
+                        return await _kept(found, machine, snapshot_id, ground.place, used=then is not None)
             finally:
                 # A thread can't be stopped, and reads what must not go away under it. Its error, where something else
                 # failed before, is nobody's any more.
@@ -255,11 +257,12 @@ async def _hold(machine: Machine, *, keep: bool) -> str:
     return snapshot_id
 
 
-async def _kept(found: Rebuilt, machine: Machine, snapshot_id: str, place: Place) -> Rebuilt:
+async def _kept(found: Rebuilt, machine: Machine, snapshot_id: str, place: Place, *, used: bool) -> Rebuilt:
     """Suspended, and noted as one that stays."""
     await machine.kill()
     target = found.plan.target
-    kept = KeptRebuild(found.sandbox_id, target.stream, target.version, snapshot_id, found.verdict.value)
+    verdict = found.verdict.value if not used else USED
+    kept = KeptRebuild(found.sandbox_id, target.stream, target.version, snapshot_id, verdict)
     await asyncio.to_thread(place.keep, kept)
     return replace(found, kept=kept)
 

@@ -67,9 +67,7 @@ def drawn(found: Rebuilt) -> RenderableType:
         parts += diff_lines(first.diff)
     parts += tree_lines(found.tree)
     parts.append(Text(f"restored in {duration(found.restore_seconds)}, done in {duration(found.seconds)}", "dim"))
-    kept = found.kept
-    if kept is not None:
-        parts.append(Text(clean(f"kept as {kept.sandbox_id}: `hourglass rebuilds rm {kept.sandbox_id}` removes it")))
+    parts += [kept_line(found.kept)] if found.kept is not None else []
     parts.append(_verdict(found))
     return Group(*parts)
 
@@ -92,6 +90,11 @@ def tree_lines(tree: TreeCheck) -> list[Text]:
         return [Text(clean(f"work tree {short}, as in {tree.of} but for these files:"), "cyan"), *aside]
     told = [Text(clean(f"work tree {short}, and in {tree.of} it is {tree.expected[:_SHORT]}"), "red")]
     return [*told, *(Text(clean(f"  {path}"), "red") for path in some(tree.changed)), *aside]
+
+
+def kept_line(kept: KeptRebuild) -> Text:
+    """That it stays, and how it goes."""
+    return Text(clean(f"kept as {kept.sandbox_id}: `hourglass rebuilds rm {kept.sandbox_id}` removes it"))
 
 
 def kept_table(kept: Sequence[KeptRebuild]) -> RenderableType:

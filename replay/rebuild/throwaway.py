@@ -42,6 +42,8 @@ _LONGEST = 40
 _TOKEN = 3
 _APPENDING_S = 60.0
 """Longer than an append may take that was handed to the service: it goes on without the process that asked for it."""
+USED = "used"
+"""Verdict of one that somebody went on with after it was compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class KeptRebuild:
     snapshot_id: str
     """Memory, processes and files of it, whole on this node."""
     verdict: str
+    """What came of it; `USED` where it is not what was compared any more."""
 
 
 class Place:

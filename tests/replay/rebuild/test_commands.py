@@ -22,20 +22,25 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 HOURGLASS = Path(sys.executable).with_name("hourglass")
 
 
-async def start(live: Live, *arguments: str, output: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
+def environment(live: Live) -> dict[str, str]:
+    """Of a command beside it."""
     # Ray must not be needed: a module of that name that can't be imported.
     blocked = live.log.path.parent / "blocked"
     (blocked / "ray").mkdir(parents=True, exist_ok=True)
     (blocked / "ray/__init__.py").write_text("raise ImportError('no Ray here')\n")
+    return {
+        **os.environ,
+        "HOURGLASS_HOME": str(live.log.path.parent),
+        "HOURGLASS_STORAGE": str(live.driver.storage),
+        "PYTHONPATH": str(blocked),
+    }
+
+
+async def start(live: Live, *arguments: str, output: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         HOURGLASS,
         *arguments,
-        env={
-            **os.environ,
-            "HOURGLASS_HOME": str(live.log.path.parent),
-            "HOURGLASS_STORAGE": str(live.driver.storage),
-            "PYTHONPATH": str(blocked),
-        },
+        env=environment(live),
         stdout=output,
         stderr=output,
         stdin=asyncio.subprocess.DEVNULL,
