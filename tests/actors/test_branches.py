@@ -212,7 +212,7 @@ async def test_a_host_that_dies_after_it_gave_the_branch(service: Service, monke
         name = await branch_of(service, sandbox)
     with monkeypatch.context() as patch:
         patch.setattr(branches, "_record", dies)
-        async with service.up(close=False):
+        async with service.up():
             session_id = await continued(service, name)
             await service.recorded(f"session-{session_id}", "session.failed")
         assert service.kinds(f"sandbox-{name}")[-1] == "sandbox.adopted"
