@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from events.commands_entities import AsJson, Home, LogFile
+from replay.continuing import commands as continuing
 from replay.history import commands as history
 from replay.parcel import commands as parcel
 from replay.rebuild import commands as rebuilding
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
     history.register(app)
     rebuilding.register(app)
     parcel.register(app)
+    continuing.register(app)
 
 
 def timeline(
