@@ -94,8 +94,7 @@ class Session:
         self._attached = False
         self._idle_noted = False
         self._idle_since: float | None = None
-        self._refused: SessionFailed | None = None
-        """Why no call of it is run: the branch that it was to go on from can't be had."""
+        self._refused: SessionFailed | None = None  # why it has no sandbox: its branch can't be had
         self._last_progress = time.monotonic()
         self.draining = False
 
@@ -166,16 +165,16 @@ class Session:
 
     async def _adopt(self, named: str | None) -> None:
         """Go on in the branch that the metadata name. One that can't be had is told to the agent, call by call."""
-        if named is None:
-            return
         try:
-            branch = await self._forks.adopt(str(named))
+            branch = None if named is None else await self._forks.adopt(str(named))
         except BranchRefused as error:
             self._refused = branch_refused(error)
             return
+        except SandboxFailed as error:
+            raise sandbox_failed(error) from error
         if branch is not None:
             self._sandbox = branch
-            await self._records.load()
+            await self._records.load()  # the host wrote to its stream
 
     async def _prepare(self, skills: list[Any]) -> list[str]:
         """Start the sandbox and put the skills into it, while the history is read. Returns the skills' names."""
