@@ -227,7 +227,7 @@ def test_over_a_fork_and_a_branch_of_a_branch(log: SqliteLog) -> None:
     put(log, B, [created(A, 4), suspended("s", "fork")])
     put(log, B, [types.SandboxResumed(machine_id="hg-2", node="n", snapshot_id="s", seconds=0.1), *call("variant")])
     free = branched(B, 5, "s").model_copy(update={"session_id": ""})
-    taken = [free, suspended("s", "fork"), types.SandboxAdopted(session_id=OTHER)]
+    taken: list[types.EventData] = [free, suspended("s", "fork"), types.SandboxAdopted(session_id=OTHER)]
     put(log, C, [*taken, types.SandboxResumed(machine_id="hg-3", node="n", snapshot_id="s", seconds=0.1)])
     put(log, C, call("o1"))
     last = "sbx-00000000000000dd"
