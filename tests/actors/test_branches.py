@@ -229,7 +229,7 @@ async def test_a_visitor_uses_a_branch_and_a_session_goes_on_in_it_as_it_runs(se
         name = await branch_of(service, sandbox)
         operations = Operations(service.hosts[-1])
         assert (await operations.resume(name))["phase"] == "running"
-        with pytest.raises(SandboxRefused, match="is no session's"):
+        with pytest.raises(SandboxRefused, match="no session"):
             await operations.keep(name)
         session_id = await continued(service, name)
         await service.recorded(f"session-{session_id}", "session.released")
