@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 FailReason = Literal[
-    "memory_store_unsupported", "no_progress", "sandbox_failed", "credential_rejected", "api_error", "internal"
+    "memory_store_unsupported",
+    "branch_refused",
+    "no_progress",
+    "sandbox_failed",
+    "credential_rejected",
+    "api_error",
+    "internal",
 ]
 
 

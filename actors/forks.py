@@ -11,6 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from actors.branches import adopt
 from actors.entity import Replaced
 from actors.handle import SandboxFailed
 from actors.machines.protocol import MachineError
@@ -55,6 +56,10 @@ class Forks(Protocol):
 
     async def kept(self, sandbox_id: str, ended: Sequence[str]) -> None:
         """The session goes on in this one, and the log says that the others are over: remove them."""
+        ...
+
+    async def adopt(self, named: str) -> SandboxHandle | None:
+        """See `branches.adopt`: the session's stream was written to where it gives a sandbox."""
         ...
 
 
@@ -119,6 +124,10 @@ class HostForks:
         """See `Forks`."""
         for one in sandbox_ids:
             await self._host.drop(one)
+
+    async def adopt(self, named: str) -> SandboxHandle | None:
+        """See `Forks`."""
+        return await adopt(self._host, self._session_id, self._user, named)
 
     async def kept(self, sandbox_id: str, ended: Sequence[str]) -> None:
         """See `Forks`."""

@@ -114,7 +114,8 @@ class Host:
                     if not events:
                         continue  # another home's, on the same storage
                     try:
-                        handle = await self.sandbox(sandbox_id, events[0].correlation_id)
+                        state = sandboxes.fold(sandboxes.SandboxState(sandbox_id), events)
+                        handle = await self.sandbox(sandbox_id, state.session_id)
                         await handle.recover()
                     except (HourglassError, SandboxFailed, MachineError, OSError) as error:
                         # One that can't be found again must not keep the others from being served.
@@ -324,7 +325,7 @@ class Host:
         async with self.sandbox_lock(sandbox_id):
             kept = self.kept.get(sandbox_id)
             if kept is not None and kept.handle.gone:
-                await self._let_go(sandbox_id)
+                await self.let_go(sandbox_id)
                 kept = None
             if kept is None:
                 handle = await self.actors.sandbox(sandbox_id, session_id)
@@ -338,9 +339,10 @@ class Host:
     async def drop(self, sandbox_id: str) -> None:
         """Let go of a sandbox's actor; the machine, if there is one, runs on."""
         async with self.sandbox_lock(sandbox_id):
-            await self._let_go(sandbox_id)
+            await self.let_go(sandbox_id)
 
-    async def _let_go(self, sandbox_id: str) -> None:
+    async def let_go(self, sandbox_id: str) -> None:
+        """As `drop`, with the sandbox's lock held."""
         kept = self.kept.pop(sandbox_id, None)
         if kept is not None:
             await kept.handle.release()

@@ -46,7 +46,10 @@ async def choose(journal: Journal, sandbox_id: str) -> Choice:
     state = await read_state(journal, sandbox_id)
     if state.phase in OVER:
         raise SandboxFailed(f"sandbox {sandbox_id} is {state.phase}: there is nothing to keep")
-    parent = state.parent or sandbox_id
+    if not state.session_id:
+        raise SandboxFailed(f"sandbox {sandbox_id} is no session's; `hourglass continue` lets one go on in a branch")
+    # A branch is of no family but its own: what it comes from lives on.
+    parent = state.forked_from or sandbox_id
     family = [parent, *forks_of(await journal.read(f"sandbox-{parent}"))]
     states = [(one, await read_state(journal, one)) for one in family if one != sandbox_id]
     ended = tuple(one for one, its in states if its.phase not in OVER)

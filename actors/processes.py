@@ -245,6 +245,11 @@ class RemoteForks:
         """See `Forks`."""
         await self._ask("let_go", list(sandbox_ids))
 
+    async def adopt(self, named: str) -> SandboxHandle | None:
+        """See `Forks`."""
+        handle: SandboxHandle | None = await self._ask("adopt", named)
+        return handle
+
     async def kept(self, sandbox_id: str, ended: Sequence[str]) -> None:
         """See `Forks`."""
         await self._ask("kept", sandbox_id, list(ended))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from actors.entity import Entity, Fold
 from actors.keeping import keep
 from actors.life import sandbox_entity
+from actors.outcome import CallOutcome
 from events import session as fold
 
 if TYPE_CHECKING:
@@ -46,6 +47,18 @@ class Records:
         """Whether a call was asked for, and has neither a posted result nor a denial."""
         known = self.state.calls.get(tool_use_id)
         return known is not None and known.status is fold.CallStatus.REQUESTED
+
+    def refusal_of(self, tool_use_id: str) -> str:
+        """What the agent is to be told of a call that was refused here and has no posted result; "" of any other."""
+        known = self.state.calls.get(tool_use_id)
+        refused = known is not None and known.status is fold.CallStatus.DENIED and known.outcome == "policy"
+        return known.message if known is not None and refused else ""
+
+    async def refuse(self, tool_use_id: str, message: str) -> CallOutcome:
+        """A call will never run, for a reason of ours; what is to be posted."""
+        deny = fold.DenyToolCall(tool_use_id=tool_use_id, by="policy", message=message)
+        await self._record_call(tool_use_id, "deny", deny)
+        return CallOutcome([{"type": "text", "text": message}], is_error=True)
 
     async def load(self) -> None:
         """Fold the stream as it is in the log."""

@@ -13,17 +13,20 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from actors.api import API_ERRORS, describe, is_rejected_credential, status_of
+from actors.api import API_ERRORS, status_of
+from actors.branches import BranchRefused
 from actors.call_spans import of_claim
 from actors.claim import Claim, Outcome, SessionFailed
 from actors.conversation import NEUTRAL, Conversation
 from actors.custom_tools import served_of
+from actors.failing import api_failed, branch_refused, refusal, sandbox_failed
 from actors.feed import History, follow
 from actors.handle import SandboxFailed
 from actors.post import post_result
 from actors.records import Records
 from actors.skills import fetch_skills
 from actors.tries import Tries
+from events.continuing import BRANCH_KEY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -91,6 +94,7 @@ class Session:
         self._attached = False
         self._idle_noted = False
         self._idle_since: float | None = None
+        self._refused: SessionFailed | None = None  # why it has no sandbox: its branch can't be had
         self._last_progress = time.monotonic()
         self.draining = False
 
@@ -126,6 +130,7 @@ class Session:
     async def _serve(self) -> Outcome:
         session = await self._fetch()
         self._talk.custom_tools = served_of(session.agent.tools or [])
+        await self._adopt((session.metadata or {}).get(BRANCH_KEY))
         try:
             async with asyncio.TaskGroup() as tasks:
                 prepared = tasks.create_task(self._prepare(session.agent.skills), name="prepare")
@@ -145,7 +150,7 @@ class Session:
         except API_ERRORS as error:
             if status_of(error) == _NOT_FOUND:
                 await self._over("not_found")
-            raise self._api_failed(error) from error
+            raise api_failed(error) from error
         if session.status == "terminated":
             await self._over("terminated")
         if any(getattr(resource, "type", None) == "memory_store" for resource in session.resources or []):
@@ -158,8 +163,23 @@ class Session:
             )
         return session
 
+    async def _adopt(self, named: str | None) -> None:
+        """Go on in the branch that the metadata name. One that can't be had is told to the agent, call by call."""
+        try:
+            branch = None if named is None else await self._forks.adopt(str(named))
+        except BranchRefused as error:
+            self._refused = branch_refused(error)
+            return
+        except SandboxFailed as error:
+            raise sandbox_failed(error) from error
+        if branch is not None:
+            self._sandbox = branch
+            await self._records.load()  # the host wrote to its stream
+
     async def _prepare(self, skills: list[Any]) -> list[str]:
         """Start the sandbox and put the skills into it, while the history is read. Returns the skills' names."""
+        if self._refused is not None:
+            return []
         fetching = asyncio.create_task(fetch_skills(self._clients, skills))
         try:
             await self._sandbox.start()
@@ -172,7 +192,7 @@ class Session:
                 except OSError as error:  # the agent's own doing: a full disk, a file where the folder would be
                     log.warning("skill not unpacked session_id=%s name=%s %s", self.claim.session_id, skill.name, error)
         except SandboxFailed as error:
-            raise _sandbox_failed(error) from error
+            raise sandbox_failed(error) from error
         finally:
             fetching.cancel()
         return unpacked
@@ -187,7 +207,7 @@ class Session:
         except API_ERRORS as error:
             if status_of(error) == _NOT_FOUND:
                 await self._over("deleted")
-            raise self._api_failed(error) from error
+            raise api_failed(error) from error
 
     async def _take(self, items: AsyncIterator[History | Live]) -> None:
         async for item in items:
@@ -246,6 +266,8 @@ class Session:
                 await self._serve_call(call)
                 continue
             if self._talk.turn_is_over():
+                if self._refused is not None:
+                    raise self._refused
                 await self._note_idle()
                 if self._idle_since is None:
                     self._idle_since = time.monotonic()
@@ -270,7 +292,8 @@ class Session:
     def _next(self) -> ToolCall | None:
         """The first call that may run and that this claim has not handled yet."""
         for call in self._talk.unanswered():
-            new = self._records.is_open(call.tool_use_id) and call.tool_use_id not in self._handled
+            owed = self._records.is_open(call.tool_use_id) or self._records.refusal_of(call.tool_use_id)
+            new = owed and call.tool_use_id not in self._handled
             if new and self._talk.may_run(call):
                 return call
         return None
@@ -279,6 +302,10 @@ class Session:
         self._handled.add(call.tool_use_id)
         self._running = call
         try:
+            told = self._records.refusal_of(call.tool_use_id) or (self._refused and refusal(self._refused))
+            if told:
+                await self._post(call, await self._records.refuse(call.tool_use_id, told))
+                return
             outcome = await self._run_call(call)
             self._last_progress = time.monotonic()
             await self._post(call, outcome)
@@ -286,7 +313,7 @@ class Session:
             if self._next() is None:
                 await self._rest("call")
         except SandboxFailed as error:
-            raise _sandbox_failed(error) from error
+            raise sandbox_failed(error) from error
         finally:
             self._running = None
             self._last_progress = time.monotonic()
@@ -335,7 +362,7 @@ class Session:
                 custom=call.custom,
             )
         except API_ERRORS as error:
-            raise self._api_failed(error) from error
+            raise api_failed(error) from error
         await self._records.note_posted(call.tool_use_id, posted.outcome, posted.detail)
         self._note_progress()
 
@@ -360,19 +387,6 @@ class Session:
         await self._records.over(reason)
         await self._sandbox.kill("session_over")
         raise _Ended(Outcome("not_served", f"the session is over: {reason}", session_over=True))
-
-    def _api_failed(self, error: Exception) -> SessionFailed:
-        if is_rejected_credential(error):
-            return SessionFailed(
-                "credential_rejected",
-                describe(error),
-                "check that the environment key is valid and belongs to this environment",
-            )
-        return SessionFailed("api_error", describe(error))
-
-
-def _sandbox_failed(error: SandboxFailed) -> SessionFailed:
-    return SessionFailed("sandbox_failed", str(error), "run `hourglass doctor` on this node")
 
 
 def _cause(group: ExceptionGroup[Exception]) -> Exception:

@@ -33,6 +33,7 @@ from opentelemetry.trace import (
 
 from actors.trace import span_id_of, trace_id_of
 from events.types import (
+    SandboxAdopted,
     SandboxBranched,
     SandboxCrashed,
     SandboxCreated,
@@ -220,6 +221,8 @@ class Spans:
                 sandbox.running[data.tool_use_id] = (data.tool, event.recorded_at_us)
             case ToolCallCompleted() | ToolCallInterrupted():
                 self._ran(sandbox, sandbox_id, event, data)
+            case SandboxAdopted():
+                sandbox.session_id = data.session_id
             case SandboxCrashed():
                 failure = f"{data.reason}: {data.detail}"
                 self._did(sandbox, sandbox_id, event, "crash", event.recorded_at_us, failure)

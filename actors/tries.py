@@ -195,14 +195,14 @@ class Tries:
         if call.tool != KEEP:
             return None
         state = await read_state(self._journal, sandbox.sandbox_id)
-        if not state.parent:
+        if not state.forked_from:
             return None
-        history = await self._journal.read(f"sandbox-{state.parent}")
-        known = fold.fold(fold.SandboxState(state.parent), history).calls.get(call.tool_use_id)
+        history = await self._journal.read(f"sandbox-{state.forked_from}")
+        known = fold.fold(fold.SandboxState(state.forked_from), history).calls.get(call.tool_use_id)
         outcome = recorded_outcome(known) if known is not None else None
         if outcome is not None:
             # Whoever recorded it may have died before those that ended with it were removed.
-            family = [state.parent, *forks_of(history)]
+            family = [state.forked_from, *forks_of(history)]
             await self._forks.end([one for one in family if one != sandbox.sandbox_id])
         return outcome
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from events.errors import IllegalTransition
 from events.life import illegal
 from events.sandbox_commands import (
+    Adopt,
     CloseForward,
     Command,
     CompleteCall,
@@ -41,6 +42,7 @@ from events.sandbox_commands import (
 from events.sandbox_state import LIFE, TRANSITIONS, CallStatus, Phase, SandboxCall, SandboxState, evolve, fold, load
 from events.types import (
     EventData,
+    SandboxAdopted,
     SandboxCrashed,
     SandboxCreated,
     SandboxFileCopied,
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TRANSITIONS",
+    "Adopt",
     "CallStatus",
     "CloseForward",
     "Command",
@@ -230,6 +233,16 @@ def _fork(command: Fork, state: SandboxState) -> EventData | None:
     if command.child in state.children:
         return None
     return SandboxForked(child=command.child, snapshot_id=command.snapshot_id)
+
+
+@_decide.register
+def _adopt(command: Adopt, state: SandboxState) -> EventData | None:
+    if state.branched and state.session_id == command.session_id:
+        return None
+    if not state.is_free_branch:
+        whose = f"session {state.session_id}'s" if state.session_id else "no branch"
+        raise _illegal(state, command, f"it is {whose}")
+    return SandboxAdopted(session_id=command.session_id)
 
 
 @_decide.register

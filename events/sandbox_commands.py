@@ -126,6 +126,13 @@ class Fork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adopt:
+    """A branch becomes a session's sandbox; one that is no branch, or another session's, never does."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recover:
     """A machine runs again: the same one, found alive, or after `Crash` a new one on the files."""
 
@@ -232,6 +239,7 @@ Command = (
     | Suspend
     | Resume
     | Fork
+    | Adopt
     | Kill
     | StartCall
     | CompleteCall

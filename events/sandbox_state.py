@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from events.types import (
         EventData,
         Limits,
+        SandboxAdopted,
         SandboxBranched,
         SandboxCreated,
         SandboxForked,
@@ -67,6 +68,8 @@ _OUTCOME: Mapping[Phase, Phase] = {phase: phase for phase in _EXISTING if phase 
 TRANSITIONS: Mapping[str, Mapping[Phase, Phase]] = {
     "sandbox.created": {Phase.ABSENT: Phase.CREATED},
     "sandbox.branched": {Phase.ABSENT: Phase.CREATED},
+    # Not from created: it may lack what it is to begin with.
+    "sandbox.adopted": {phase: phase for phase in _NOT_KILLED if phase is not Phase.CREATED},
     "sandbox.started": dict.fromkeys((Phase.CREATED, Phase.STOPPED), Phase.RUNNING),
     # From suspended: its memory is given up on purpose, the files stay.
     "sandbox.stopped": dict.fromkeys((*_ALIVE, Phase.SUSPENDED), Phase.STOPPED),
@@ -157,7 +160,7 @@ class SandboxState:
     snapshot_version: int = 0
     """The version of this stream that it is the state of; 0 where there is none, or it is a branch's first."""
     parent: str = ""
-    """Of a fork: the sandbox that it was made from."""
+    """Of a fork or a branch: the sandbox that it was made from."""
     children: HashTrieSet[str] = field(default=_NO_CHILDREN)
     """Every fork of it, ended or not."""
     processes: HashTrieMap[str, bool] = field(default=_NOTHING_OPEN)
@@ -166,11 +169,23 @@ class SandboxState:
     """Every forward ever opened, by its id: whether it is open."""
     stored: HashTrieSet[str] = field(default=_NO_CHILDREN)
     """The snapshots of it that were added to the snapshot store; a prune may have removed them since."""
+    branched: bool = False
+    """Whether it is a branch: its parent is another session's, or a past of this one's, and none of its family."""
 
     @property
     def stream(self) -> str:
         """Name of the stream."""
         return f"sandbox-{self.sandbox_id}"
+
+    @property
+    def is_free_branch(self) -> bool:
+        """Whether it is a branch that no session uses; killed or not."""
+        return self.branched and not self.session_id
+
+    @property
+    def forked_from(self) -> str:
+        """The sandbox that it is a fork of; "" where it is none, as a branch is."""
+        return "" if self.branched else self.parent
 
     @property
     def open_calls(self) -> list[SandboxCall]:
@@ -192,6 +207,7 @@ class _Draft:
     """A mutable twin of `SandboxState`."""
 
     __slots__ = (
+        "branched",
         "calls",
         "children",
         "forwards",
@@ -226,6 +242,7 @@ class _Draft:
         self.processes = state.processes
         self.forwards = state.forwards
         self.stored = state.stored
+        self.branched = state.branched
         self.known = state.calls
         self.calls: dict[str, SandboxCall] = {}
         """Those that changed and have an outcome."""
@@ -251,6 +268,7 @@ class _Draft:
             self.processes,
             self.forwards,
             self.stored,
+            self.branched,
         )
 
 
@@ -266,6 +284,13 @@ def _created(draft: _Draft, data: SandboxCreated | SandboxBranched) -> None:
 def _branched(draft: _Draft, data: SandboxBranched) -> None:
     _created(draft, data)
     draft.snapshot_id = data.snapshot_id
+    draft.branched = True
+
+
+def _adopted(draft: _Draft, data: SandboxAdopted) -> None:
+    if not draft.branched or draft.origin[0]:
+        raise illegal(draft.freeze(), data.type, "it is no branch that is free")
+    draft.origin = (data.session_id, *draft.origin[1:])
 
 
 def _started(draft: _Draft, data: SandboxStarted) -> None:
@@ -373,6 +398,7 @@ LIFE = Life[SandboxState, _Draft](
     {
         "sandbox.created": _created,
         "sandbox.branched": _branched,
+        "sandbox.adopted": _adopted,
         "sandbox.started": _started,
         "sandbox.recovered": _recovered,
         "sandbox.resumed": _resumed,

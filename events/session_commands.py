@@ -89,7 +89,13 @@ class Fail:
     """The session can't be served."""
 
     reason: Literal[
-        "memory_store_unsupported", "no_progress", "sandbox_failed", "credential_rejected", "api_error", "internal"
+        "memory_store_unsupported",
+        "branch_refused",
+        "no_progress",
+        "sandbox_failed",
+        "credential_rejected",
+        "api_error",
+        "internal",
     ]
     detail: str
     next_step: str = ""

@@ -77,7 +77,13 @@ class SessionFailed(Payload):
 
     type: Literal["session.failed"] = "session.failed"
     reason: Literal[
-        "memory_store_unsupported", "no_progress", "sandbox_failed", "credential_rejected", "api_error", "internal"
+        "memory_store_unsupported",
+        "branch_refused",
+        "no_progress",
+        "sandbox_failed",
+        "credential_rejected",
+        "api_error",
+        "internal",
     ]
     detail: str
     next_step: str = ""

@@ -115,3 +115,10 @@ class SandboxBranched(Payload):
     driver: str
     template: str
     limits: Limits
+
+
+class SandboxAdopted(Payload):
+    """A branch that no session used is this session's sandbox from here on, for ever."""
+
+    type: Literal["sandbox.adopted"] = "sandbox.adopted"
+    session_id: str

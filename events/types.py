@@ -48,6 +48,7 @@ from events.session_types import (
     ToolCallRequested,
 )
 from events.snapshot_types import (
+    SandboxAdopted,
     SandboxBranched,
     SandboxForked,
     SandboxFrozen,
@@ -87,6 +88,7 @@ EventData = Annotated[
     | SandboxSnapshotStored
     | SandboxForked
     | SandboxBranched
+    | SandboxAdopted
     | SandboxProcessStarted
     | SandboxProcessEnded
     | SandboxForwardOpened
@@ -116,6 +118,7 @@ __all__ = [
     "Payload",
     "ReplayDiverged",
     "ReplayVerified",
+    "SandboxAdopted",
     "SandboxBranched",
     "SandboxCrashed",
     "SandboxCreated",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from events.sandbox_state import TRANSITIONS, Phase
 from events.types import (
+    SandboxAdopted,
     SandboxBranched,
     SandboxCrashed,
     SandboxCreated,
@@ -123,7 +124,7 @@ class Meter:
             self.cpu_of_machine = max(self.cpu_of_machine, data.cpu_seconds or 0.0)
             self.memory = max(self.memory, data.memory_high_bytes or 0)
         match data:
-            case SandboxCreated() | SandboxBranched():
+            case SandboxCreated() | SandboxBranched() | SandboxAdopted():
                 self.session_id = data.session_id
             case SandboxStarted() | SandboxResumed() | SandboxRecovered(kept="files"):
                 # One that is found again, memory and all, is the same machine, and goes on counting.

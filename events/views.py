@@ -79,7 +79,7 @@ SANDBOXES = f"""
 SELECT
     substr(stream, 9) AS sandbox_id,
     {_last(_SANDBOX_PHASES)} AS phase,
-    {_field("session_id", *_BEGINNINGS)} AS session_id,
+    {_field("session_id", *_BEGINNINGS, "sandbox.adopted")} AS session_id,
     {_field("driver", *_BEGINNINGS)} AS driver,
     {_field("template", *_BEGINNINGS)} AS template,
     nullif({_field("parent", *_BEGINNINGS)}, '') AS parent,

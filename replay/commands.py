@@ -11,6 +11,7 @@ from events.commands_entities import AsJson, Home, LogFile
 from replay.bisect import commands as bisecting
 from replay.branching import commands as branching
 from replay.commands_diff import diff
+from replay.continuing import commands as continuing
 from replay.history import commands as history
 from replay.parcel import commands as parcel
 from replay.rebuild import commands as rebuilding
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     branching.register(app)
     bisecting.register(app)
     parcel.register(app)
+    continuing.register(app)
 
 
 def timeline(

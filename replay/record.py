@@ -66,7 +66,7 @@ def fetch(client: Anthropic, session_id: str, name: str | None = None) -> tuple[
 
     try:
         session = _json(client.beta.sessions.with_raw_response.retrieve(session_id))
-        events = list(_events(client, session_id))
+        events = list(events_of(client, session_id))
     except anthropic.APIError as error:
         raise SessionUnreadable(session_id, error.message) from error
     header = Header(
@@ -91,7 +91,8 @@ def record(client: Anthropic, session_id: str, path: Path, name: str | None = No
     return len(events)
 
 
-def _events(client: Anthropic, session_id: str) -> Iterator[JsonObject]:
+def events_of(client: Anthropic, session_id: str) -> Iterator[JsonObject]:
+    """A session's events, as the API lists them. Raises what the SDK raises."""
     page: str | None = None
     while True:
         more = {"page": page} if page else {}

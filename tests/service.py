@@ -78,9 +78,10 @@ class Installed:
         finally:
             stop(process)
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Another `hourglass` command on the same home."""
-        return subprocess.run([HOURGLASS, *arguments], env=self.variables, capture_output=True, text=True, check=False)
+        env = self.variables | variables
+        return subprocess.run([HOURGLASS, *arguments], env=env, capture_output=True, text=True, check=False)
 
     def json(self, *arguments: str) -> Any:
         """What a command prints with --json."""

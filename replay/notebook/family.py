@@ -48,7 +48,9 @@ def family(log: SqliteLog, within: Scope) -> list[Member]:
             if one is None:
                 one = found[stream] = Member(stream.removeprefix(_SANDBOX), session, at_us, at_us)
             one.version, one.last_us = version, max(one.last_us, at_us)
-            if kind == "tool_call.started":
+            if kind == "sandbox.adopted":
+                one.session_id = session
+            elif kind == "tool_call.started":
                 one.calls_us.append(at_us)
             elif kind == "sandbox.snapshotted":
                 one.snapshots_us.append(at_us)

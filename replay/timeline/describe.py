@@ -146,6 +146,7 @@ _SAYERS: dict[type[Payload], Any] = {
         f"branched from {data.parent} at version {data.parent_version:,}: {_limits(data.limits)}",
         Mood.PLAIN,
     ),
+    types.SandboxAdopted: lambda data: (f"session {data.session_id} goes on in it", Mood.GOOD),
     types.SandboxProcessStarted: lambda data: (
         f"{data.process_id} started by {data.by}{' in a terminal' if data.terminal else ''}: {data.command}",
         Mood.PLAIN,

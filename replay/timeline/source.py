@@ -34,7 +34,10 @@ SELECT stream FROM events
 WHERE stream >= 'sandbox-' AND stream < 'sandbox.' AND version = 1 AND correlation_id = ? AND position > ?
 ORDER BY position
 """
-_FIRST_OF = "SELECT correlation_id FROM events WHERE stream = ? AND version = 1"
+_OF = """
+SELECT correlation_id FROM events
+WHERE stream = ? AND (version = 1 OR type = 'sandbox.adopted') ORDER BY version DESC LIMIT 1
+"""
 _ATTACHED = "SELECT DISTINCT data ->> '$.sandbox_id' FROM events WHERE stream = ? AND type = 'session.attached'"
 
 
@@ -96,7 +99,7 @@ def _id(stream: str) -> str:
 def _subject(log: SqliteLog, stream: str) -> Subject:
     if stream.startswith(_SESSION):
         return Subject(_id(stream))
-    [(session_id,)] = log.query(_FIRST_OF, (stream,)) or [("",)]
+    [(session_id,)] = log.query(_OF, (stream,)) or [("",)]
     return Subject(str(session_id), _id(stream))
 
 

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from events.continuing import why_not
 from events.errors import IllegalTransition
 from events.sandbox import (
     TRANSITIONS,
+    Adopt,
     CallStatus,
     CloseForward,
     Command,
@@ -320,6 +322,38 @@ def test_a_branch_begins_with_what_it_was_rebuilt_from() -> None:
     )
     state = evolve(SandboxState("x"), branched)
     assert (state.parent, state.snapshot_id, state.snapshot_version) == ("p", "snap-3", 0)
+    # It is of no family of forks.
+    assert (state.branched, state.forked_from, state.is_free_branch) == (True, "", False)
+
+
+def test_only_a_free_branch_that_is_whole_is_adopted_and_once() -> None:
+    branched = SandboxBranched(
+        parent="p",
+        parent_version=7,
+        snapshot_id="snap-3",
+        session_id="",
+        driver="gvisor",
+        template="base",
+        limits=Limits(),
+    )
+    half = evolve(SandboxState("x"), branched)
+    asleep = evolve(half, *decide(half, Suspend(reason="fork", snapshot_id="snap-3")))
+    (adopted,) = decide(asleep, Adopt(session_id="s"))
+    taken = evolve(asleep, adopted)
+    assert (asleep.is_free_branch, taken.is_free_branch, taken.session_id) == (True, False, "s")
+    assert taken.phase is Phase.SUSPENDED
+    assert decide(taken, Adopt(session_id="s")) == []
+    for state, because in ((half, "created"), (taken, "session s's"), (after(CREATE, start()), "session s's")):
+        with pytest.raises(IllegalTransition, match=because):
+            decide(state, Adopt(session_id="other"))
+    assert [why_not(one) for one in (asleep, half, SandboxState("x"))] == [
+        "",
+        "branch x is not made to its end",
+        "there is no sandbox x in this log",
+    ]
+    assert why_not(taken) == "branch x is in use by session s"
+    assert why_not(taken, "s") == ""
+    assert why_not(after(CREATE, start())) == "sandbox x is no branch"
 
 
 def test_forks_are_remembered_one_by_one() -> None:
