@@ -20,6 +20,7 @@ from actors.machines import cgroups
 from actors.machines.boots import Boots
 from actors.machines.bundle import find_busybox
 from actors.machines.exchange import Exchange
+from actors.machines.folder import EXIT
 from actors.machines.guest import connect
 from actors.machines.identity import identity_of
 from actors.machines.launch import open_supervisor
@@ -336,7 +337,7 @@ def _account(started: Started) -> str:
     """What there is to say of a machine that did not come up."""
     folder = started.folder
     said = f"it said: {folder.last_words() or 'nothing'}"
-    if not (folder.path / "exit.json").exists():
+    if not (folder.path / EXIT).exists():
         return said
     end = folder.end(started.record.machine_id)
     return f"it ended ({end.reason}, exit code {end.exit_code}{end.detail and ', '}{end.detail}) and {said[3:]}"

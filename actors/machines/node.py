@@ -181,7 +181,7 @@ class Node:
             folder.start_lock.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what nobody will: slots whose supervisor was killed, snapshots whose taker was.
+        """Remove what nobody will: slots whose supervisor was killed, groups and snapshots likewise.
 
         What is younger than a minute may be somebody's who is just making it, an hour for a snapshot.
         """
@@ -193,6 +193,10 @@ class Node:
         for slot in _older(self.volumes.slots, _SLOT_SECONDS):
             if slot.name not in machines and not (self.waiting / slot.name).exists():
                 remove_root(slot / "root")
+        # A machine that lives has processes, whosever it is on this node; these lost who was to remove them.
+        for group in cgroups.names(older=_SLOT_SECONDS):
+            if not cgroups.processes(group):
+                cgroups.remove(group)
         for half in self.images.unfinished():
             if half in _older(self.images.folder, _SNAPSHOT_SECONDS):
                 self.volumes.forget(half)
