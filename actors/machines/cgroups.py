@@ -22,8 +22,11 @@ SUPERVISORS = "supervisors"
 CONTROLLERS = ("cpu", "memory", "pids")
 _COUNTED_V1 = ("freezer", "cpuacct")
 """Of version 1, where they are controllers of their own; version 2 has both in every group."""
+_SERVICES_V1 = ("memory", "pids", "systemd")
+"""Where a service manager keeps groups of its own."""
 _KILL_SECONDS = 10.0
 _PERIOD_US = 100_000
+_READ_BYTES = 65536
 _GONE = frozenset({errno.ENOENT, errno.ENODEV})
 """What the kernel says of a group that is removed: before its file is opened, and after."""
 
@@ -63,9 +66,9 @@ def create(name: str, *, memory_bytes: int, tasks: int, cpus: float) -> None:
 def processes(name: str) -> set[int]:
     """Ids of the processes in a machine's groups; empty where there is no such group."""
     found: set[int] = set()
-    for folder in _folders(name):
+    for base in _bases():
         try:
-            found.update(int(pid) for pid in _read(f"{folder}/cgroup.procs").split())
+            found.update(int(pid) for pid in _read(f"{base}/{PARENT}/{name}/cgroup.procs").split())
         except OSError as error:
             if error.errno not in _GONE:
                 raise
@@ -236,8 +239,9 @@ def leave_own_group() -> None:
     """Move this process into the supervisors' group, so that ending its parent's group (a service) does not end it."""
     if version() == 2:
         _make_parent_v2()
-    for base in [ROOT] if version() == 2 else [f"{ROOT}/{name}" for name in ("memory", "pids", "systemd")]:
-        if not os.path.isdir(base):
+    # Known from here on to all that are forked from this process.
+    for base in _bases():
+        if base != ROOT and os.path.basename(base) not in _SERVICES_V1:
             continue
         os.makedirs(f"{base}/{PARENT}/{SUPERVISORS}", exist_ok=True)
         _write(f"{base}/{PARENT}/{SUPERVISORS}/cgroup.procs", str(os.getpid()))
@@ -295,8 +299,15 @@ def _folders(name: str) -> list[str]:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="ascii") as file:
-        return file.read()
+    # Such files are read in the midst of what is measured in milliseconds, and a file object asks the kernel for more.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while piece := os.read(fd, _READ_BYTES):
+            data += piece
+    finally:
+        os.close(fd)
+    return data.decode("ascii")
 
 
 def _write(path: str, value: str) -> None:

@@ -45,6 +45,8 @@ class Plan:
     """The sandbox has no file tree yet."""
     tree_root: Path | None = None
     """What a new tree is made from, where that is not `template_root`."""
+    verified: bool = True
+    """The snapshot's image is known to be what it was; else that is to be found out before the guest runs on."""
 
 
 @dataclass(frozen=True, slots=True)
