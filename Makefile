@@ -19,8 +19,9 @@ setup:
 demo: setup
 	@$(BIN)/hourglass demo
 
+# Two at a time, since much of it waits: for leases to run out, for processes to end.
 test: setup
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # Needs no sandbox, so it needs no root.
 lint:

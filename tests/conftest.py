@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +14,7 @@ from actors.machines.drivers import make_driver
 from actors.settings import Settings
 from events.errors import NotALog
 from events.sqlite_log import SqliteLog
+from replay.local import storage
 from replay.server.recorded import RecordedServer
 from replay.server.settings import ServerSettings
 from tests.service import Installed
@@ -18,6 +22,15 @@ from tests.service import Installed
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+def pytest_configure() -> None:
+    """A storage of its own for each process beyond the first that runs tests: some hide its template, or fill it."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    if worker != "gw0":
+        os.environ["HOURGLASS_STORAGE"] = f"{storage()}-{worker}"
+        # As `make setup` does for the first; a second where it is there.
+        subprocess.run([sys.executable, "-m", "events", "template", "build"], check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -155,13 +155,19 @@ class BtrfsVolumes:
 
     def bring_back(self, sandbox_id: str, snapshot_id: str, folder: Path, disk_bytes: int) -> None:
         """A snapshot of the snapshot, or nothing at all where the tree is the same: then its quota goes on, too."""
-        tree, same = self._sandboxes / sandbox_id, self._link(sandbox_id, "same")
-        if tree.exists() and same.is_symlink() and str(same.readlink()) == snapshot_id:
+        tree = self._sandboxes / sandbox_id
+        if tree.exists() and not self.gives_up(sandbox_id, snapshot_id):
             return
-        same.unlink(missing_ok=True)
+        self._link(sandbox_id, "same").unlink(missing_ok=True)
         self._delete(tree)
         subvolume.snapshot(folder / _TREE, tree)
         self._limit(tree, disk_bytes, folder / _TREE)
+
+    def gives_up(self, sandbox_id: str, snapshot_id: str) -> bool:
+        """Not where the link says that they are the same."""
+        same = self._link(sandbox_id, "same")
+        known = self.path(sandbox_id) is not None
+        return known and not (same.is_symlink() and str(same.readlink()) == snapshot_id)
 
     @contextlib.contextmanager
     def view(self, folder: Path) -> Iterator[Path]:

@@ -10,6 +10,7 @@ Standard library alone, and little of it: the supervisor of a machine imports th
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import select
 import signal
@@ -21,8 +22,13 @@ SUPERVISORS = "supervisors"
 CONTROLLERS = ("cpu", "memory", "pids")
 _COUNTED_V1 = ("freezer", "cpuacct")
 """Of version 1, where they are controllers of their own; version 2 has both in every group."""
+_SERVICES_V1 = ("memory", "pids", "systemd")
+"""Where a service manager keeps groups of its own."""
 _KILL_SECONDS = 10.0
 _PERIOD_US = 100_000
+_READ_BYTES = 65536
+_GONE = frozenset({errno.ENOENT, errno.ENODEV})
+"""What the kernel says of a group that is removed: before its file is opened, and after."""
 
 
 def version() -> int:
@@ -60,11 +66,11 @@ def create(name: str, *, memory_bytes: int, tasks: int, cpus: float) -> None:
 def processes(name: str) -> set[int]:
     """Ids of the processes in a machine's groups; empty where there is no such group."""
     found: set[int] = set()
-    for folder in _folders(name):
+    for base in _bases():
         try:
-            found.update(int(pid) for pid in _read(f"{folder}/cgroup.procs").split())
+            found.update(int(pid) for pid in _read(f"{base}/{PARENT}/{name}/cgroup.procs").split())
         except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ENODEV}:
+            if error.errno not in _GONE:
                 raise
     return found
 
@@ -120,7 +126,12 @@ def freeze(name: str) -> None:
 
 def thaw(name: str) -> None:
     """Let a machine's processes run again. No error where they run, or where there is no such machine."""
-    _set_frozen(name, frozen=False)
+    try:
+        _set_frozen(name, frozen=False)
+    except OSError as error:
+        # Its groups are removed at this moment.
+        if error.errno not in _GONE:
+            raise
 
 
 def is_frozen(name: str) -> bool:
@@ -176,9 +187,14 @@ def _set_frozen(name: str, *, frozen: bool) -> None:
 
 
 def remove(name: str) -> None:
-    """Remove a machine's groups, those that `runsc` added included. No error where there are none."""
+    """Remove a machine's groups, those that `runsc` added included. No error where there are none.
+
+    Takes tens of milliseconds, since the contents of files that the kernel keeps for the group are let go of before. A
+    group that is removed with them stays in the kernel as long as they do, and hundreds of such slow down every start.
+    """
     deadline = time.monotonic() + _KILL_SECONDS
     for folder in _folders(name):
+        _empty(folder)
         while True:
             try:
                 os.rmdir(folder)
@@ -193,12 +209,27 @@ def remove(name: str) -> None:
                 break
 
 
-def names() -> set[str]:
-    """Machines that have a group on this node, alive or not."""
+def _empty(folder: str) -> None:
+    """Have the kernel let go of what it keeps for a group that has no process."""
+    try:
+        if os.path.exists(f"{folder}/memory.force_empty"):
+            _write(f"{folder}/memory.force_empty", "0")
+        elif os.path.exists(f"{folder}/memory.reclaim"):  # of version 2, since Linux 5.19
+            _write(f"{folder}/memory.reclaim", _read(f"{folder}/memory.current").strip())
+    except OSError as error:
+        # Others use some of it, or somebody else removes the group at this moment.
+        if error.errno not in {errno.EBUSY, errno.EAGAIN, errno.EINTR, *_GONE}:
+            raise
+
+
+def names(*, older: float = 0) -> set[str]:
+    """Machines that have a group on this node, alive or not; made more than `older` seconds ago."""
+    before = time.time() - older
     found: set[str] = set()
     for base in _bases():
         try:
-            found.update(entry.name for entry in os.scandir(f"{base}/{PARENT}") if entry.is_dir())
+            entries = [entry for entry in os.scandir(f"{base}/{PARENT}") if entry.is_dir()]
+            found.update(entry.name for entry in entries if not older or entry.stat().st_mtime < before)
         except FileNotFoundError:
             continue
     return found - {SUPERVISORS}
@@ -208,8 +239,9 @@ def leave_own_group() -> None:
     """Move this process into the supervisors' group, so that ending its parent's group (a service) does not end it."""
     if version() == 2:
         _make_parent_v2()
-    for base in [ROOT] if version() == 2 else [f"{ROOT}/{name}" for name in ("memory", "pids", "systemd")]:
-        if not os.path.isdir(base):
+    # Known from here on to all that are forked from this process.
+    for base in _bases():
+        if base != ROOT and os.path.basename(base) not in _SERVICES_V1:
             continue
         os.makedirs(f"{base}/{PARENT}/{SUPERVISORS}", exist_ok=True)
         _write(f"{base}/{PARENT}/{SUPERVISORS}/cgroup.procs", str(os.getpid()))
@@ -252,10 +284,13 @@ def _make_parent_v2() -> None:
 
 
 def _bases() -> list[str]:
-    if version() == 2:
-        return [ROOT]
-    # Each is looked at once: `cpu` and `cpuacct` are often links to one hierarchy.
-    return sorted({os.path.realpath(entry.path) for entry in os.scandir(ROOT) if entry.is_dir()})
+    return [ROOT] if version() == 2 else _hierarchies(ROOT)
+
+
+@functools.cache
+def _hierarchies(root: str) -> list[str]:
+    """Of version 1; looked for once, and each counted once: `cpu` and `cpuacct` are often links to one."""
+    return sorted({os.path.realpath(entry.path) for entry in os.scandir(root) if entry.is_dir()})
 
 
 def _folders(name: str) -> list[str]:
@@ -264,8 +299,15 @@ def _folders(name: str) -> list[str]:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="ascii") as file:
-        return file.read()
+    # Such files are read in the midst of what is measured in milliseconds, and a file object asks the kernel for more.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while piece := os.read(fd, _READ_BYTES):
+            data += piece
+    finally:
+        os.close(fd)
+    return data.decode("ascii")
 
 
 def _write(path: str, value: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from actors.machines.node import Node
+    from actors.machines.protocol import FileRecord
     from events.shelf import Adding
     from events.snapshots import Kept, SnapshotStore
+    from events.types import Limits
 
 _log = logging.getLogger(__name__)
 _ROOT_TRIES = 3
@@ -188,28 +191,30 @@ class Exchange:
             self.store.fetch_image(manifest, fresh / IMAGE)
             with node.volumes.compose(fresh, root, limits.disk_bytes) as tree:
                 self.store.fetch_tree(manifest, tree, self._present(root).seen)
-            files = node.images.seal(fresh)
-            if {name: one.blake3 for name, one in files.items()} != {one.name: one.blake3 for one in manifest.image}:
-                raise SnapshotBroken(f"the image of {manifest.snapshot_id} is not what was stored")
-            record = SnapshotRecord(
-                snapshot_id=manifest.snapshot_id,
-                sandbox_id=manifest.sandbox_id,
-                template_root=manifest.template_root,
-                driver=manifest.driver,
-                driver_version=manifest.driver_version,
-                limits=limits,
-                taken_at=manifest.taken_at,
-                files=files,
-                image=fresh / IMAGE,
-                tree=fresh / "tree",
-            )
-            # Only now: one that is broken here is better than none.
-            node.drop_snapshot(manifest.snapshot_id)
-            return node.images.finish(fresh, record)
+            return node.images.seal(fresh, partial(self._record, manifest, limits, fresh))
         except BaseException:
             node.volumes.forget(fresh)
             node.images.erase(fresh)
             raise
+
+    def _record(self, manifest: Manifest, limits: Limits, fresh: Path, files: dict[str, FileRecord]) -> SnapshotRecord:
+        """Of what was fetched, where it is what was stored. The snapshot that is here in its place goes."""
+        if {name: one.blake3 for name, one in files.items()} != {one.name: one.blake3 for one in manifest.image}:
+            raise SnapshotBroken(f"the image of {manifest.snapshot_id} is not what was stored")
+        # Only now: one that is broken here is better than none.
+        self._node.drop_snapshot(manifest.snapshot_id)
+        return SnapshotRecord(
+            snapshot_id=manifest.snapshot_id,
+            sandbox_id=manifest.sandbox_id,
+            template_root=manifest.template_root,
+            driver=manifest.driver,
+            driver_version=manifest.driver_version,
+            limits=limits,
+            taken_at=manifest.taken_at,
+            files=files,
+            image=fresh / IMAGE,
+            tree=fresh / "tree",
+        )
 
     def _root(self, name: str) -> Path:
         """The template's root that a tree is made from, made itself where this node never had it."""

@@ -24,6 +24,7 @@ from actors.machines.locks import holder
 from actors.machines.protocol import EndReason, MachineEnd
 from events.types import Limits
 
+EXIT = "exit.json"
 _LOG_BYTES = 4000
 _DETAIL_CHARACTERS = 1000
 
@@ -86,7 +87,7 @@ class MachineFolder:
             # Cleared since, by a start or a removal, and both end what was there.
             return MachineEnd(EndReason.KILLED, None, "a new machine took its place, or its sandbox was removed")
         try:
-            told = json.loads((self.path / "exit.json").read_bytes())
+            told = json.loads((self.path / EXIT).read_bytes())
             return MachineEnd(EndReason(told["reason"]), told["exit_code"], told["detail"])
         except FileNotFoundError:
             if (self.path / "killed").exists():

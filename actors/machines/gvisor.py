@@ -14,12 +14,14 @@ import asyncio
 import contextlib
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from actors.machines import cgroups
 from actors.machines.boots import Boots
 from actors.machines.bundle import find_busybox
 from actors.machines.exchange import Exchange
+from actors.machines.folder import EXIT
 from actors.machines.guest import connect
 from actors.machines.identity import identity_of
 from actors.machines.launch import open_supervisor
@@ -97,7 +99,13 @@ class GvisorDriver:
         """Start a machine. One that runs for this sandbox already is ended first."""
         try:
             plan = await self._plan(spec, snapshot_id)
-            return await self._start(spec, plan, fresh=fresh or plan.new_tree)
+            try:
+                return await self._start(spec, plan, fresh=fresh or plan.new_tree)
+            except SnapshotBroken:
+                if plan.verified or self._exchange is None:
+                    raise
+                plan = await self._plan(spec, snapshot_id, verified=True)
+                return await self._start(spec, plan, fresh=fresh or plan.new_tree)
         except (OSError, TemplateError) as error:
             raise MachineUnavailable(
                 f"the machine of {spec.sandbox_id} can't be started: {error}; "
@@ -185,7 +193,9 @@ class GvisorDriver:
 
         def copy() -> SnapshotRecord:
             self._node.prepare()
-            return self._node.copy_snapshot(self._snapshot(snapshot_id), copy_id, sandbox_id)
+            # The copy verifies it.
+            record, _ = self._snapshot(snapshot_id, verified=False)
+            return self._node.copy_snapshot(record, copy_id, sandbox_id)
 
         try:
             return await asyncio.to_thread(copy)
@@ -214,27 +224,40 @@ class GvisorDriver:
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
-    async def _plan(self, spec: MachineSpec, snapshot_id: str | None) -> Plan:
+    async def _plan(self, spec: MachineSpec, snapshot_id: str | None, *, verified: bool = False) -> Plan:
         """What to begin with. Raises `MachineUnavailable`, `OSError`, `TemplateError`; `ValueError` for a bad name."""
         self._node.folder(spec.sandbox_id)
-        await asyncio.to_thread(self._node.prepare)
-        new_tree = await asyncio.to_thread(self.volumes.path, spec.sandbox_id) is None
-        if snapshot_id is not None:
-            snapshot = await asyncio.to_thread(self._snapshot, snapshot_id)
-            return Plan(await asyncio.to_thread(self._root_of, snapshot), snapshot, new_tree)
-        root = await asyncio.to_thread(self._template_root, spec)
-        return Plan(root, await self._boots.of(spec, root) if new_tree else None, new_tree)
+        # In one thread at one go: each change of threads takes longer than most of what is done in them.
+        plan = await asyncio.to_thread(self._plan_here, spec, snapshot_id, verified=verified)
+        if plan.snapshot is None and plan.new_tree:
+            return replace(plan, snapshot=await self._boots.of(spec, plan.template_root))
+        return plan
 
-    def _snapshot(self, snapshot_id: str) -> SnapshotRecord:
-        """A whole snapshot, from the store where it is not one here."""
+    def _plan_here(self, spec: MachineSpec, snapshot_id: str | None, *, verified: bool) -> Plan:
+        self._node.prepare()
+        new_tree = self.volumes.path(spec.sandbox_id) is None
+        if snapshot_id is None:
+            return Plan(self._template_root(spec), None, new_tree)
+        # A tree is given up only for a snapshot that is whole.
+        verified = verified or self.volumes.gives_up(spec.sandbox_id, snapshot_id)
+        snapshot, verified = self._snapshot(snapshot_id, verified=verified)
+        return Plan(self._root_of(snapshot), snapshot, new_tree, verified=verified)
+
+    def _snapshot(self, snapshot_id: str, *, verified: bool) -> tuple[SnapshotRecord, bool]:
+        """A snapshot, from the store where there is none here, or a broken one; and whether it is known to be whole."""
+        images, version = self._node.images, self._node.driver_version()
         try:
-            return self._node.images.verified(snapshot_id, self.name, self._node.driver_version())
+            if verified:
+                return images.verified(snapshot_id, self.name, version), True
+            record = images.record(snapshot_id)
+            self._node.check_driver(snapshot_id, record.driver, record.driver_version)
+            return record, False
         except SnapshotForeign:
             raise
         except (SnapshotMissing, SnapshotBroken):
             if self._exchange is None:
                 raise
-            return self._exchange.download(snapshot_id)
+            return self._exchange.download(snapshot_id), True
 
     def _root_of(self, snapshot: SnapshotRecord) -> Path:
         root = self.volumes.templates / snapshot.template_root
@@ -258,10 +281,39 @@ class GvisorDriver:
         return await self._start(spec, Plan(root, None, new_tree=True), fresh=False)
 
     async def _start(self, spec: MachineSpec, plan: Plan, *, fresh: bool) -> GvisorMachine:
+        # While the machine comes to life, since to read all of an image can take as long; nothing of the guest but its
+        # agent runs before `restored`.
+        verifying = asyncio.create_task(asyncio.to_thread(self._verify, plan))
+        try:
+            return await self._come_to_life(spec, plan, verifying, fresh=fresh)
+        except MachineError:
+            # Whatever failed, where the image is broken that is why.
+            await verifying
+            raise
+        finally:
+            await asyncio.wait([verifying])
+            if not verifying.cancelled():
+                verifying.exception()  # raised above, or the start was given up
+
+    def _verify(self, plan: Plan) -> None:
+        if plan.snapshot is not None and not plan.verified:
+            self._node.images.verify(plan.snapshot)
+
+    async def _come_to_life(
+        self, spec: MachineSpec, plan: Plan, verifying: asyncio.Task[None], *, fresh: bool
+    ) -> GvisorMachine:
         started, line = await self._begin(spec, plan)
         guest: Guest | None = None
         try:
-            guest = await self._greet(started.folder, started.record, self._start_seconds, line)
+            greeting = asyncio.create_task(self._greet(started.folder, started.record, self._start_seconds, line))
+            try:
+                await asyncio.gather(greeting, verifying)
+            finally:
+                greeting.cancel()
+                await asyncio.wait([greeting])
+                if not greeting.cancelled() and greeting.exception() is None:
+                    guest = greeting.result()
+            assert guest is not None
             machine = GvisorMachine(self._node, started.folder, started.record, started.pidfd, guest)
             await guest.restored(identity_of(spec, fresh=fresh))
         except BaseException as error:
@@ -356,7 +408,7 @@ def _account(started: Started) -> str:
     """What there is to say of a machine that did not come up."""
     folder = started.folder
     said = f"it said: {folder.last_words() or 'nothing'}"
-    if not (folder.path / "exit.json").exists():
+    if not (folder.path / EXIT).exists():
         return said
     end = folder.end(started.record.machine_id)
     return f"it ended ({end.reason}, exit code {end.exit_code}{end.detail and ', '}{end.detail}) and {said[3:]}"

@@ -27,11 +27,12 @@ from actors.machines.protocol import FileRecord, SnapshotBroken, SnapshotForeign
 from events.types import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 RECORD = "snapshot.json"
 IMAGE = "image"
 _NEW = ".new"
+_SMALL_BYTES = 16 * 1024**2
 
 
 class Images:
@@ -52,37 +53,21 @@ class Images:
         (fresh / IMAGE).mkdir(parents=True)
         return fresh
 
-    def seal(self, fresh: Path) -> dict[str, FileRecord]:
-        """Make the files of an image durable; the size and digest of each. Its guest may run on meanwhile."""
+    def seal(self, fresh: Path, record_of: Callable[[dict[str, FileRecord]], SnapshotRecord]) -> SnapshotRecord:
+        """Make a folder that has an image and a tree a durable snapshot. Returns the record as it was written.
+
+        `record_of` makes the record from the size and digest of each file of the image; what it raises is raised. The
+        guest may run on meanwhile.
+        """
         paths = sorted((fresh / IMAGE).iterdir(), key=lambda path: path.stat().st_size)
         # Digests need a CPU and durability a disk, and the small files need not wait for the large one.
         with ThreadPoolExecutor(max_workers=2) as disk:
             durable = [disk.submit(_sync, *paths[-1:]), disk.submit(_sync, *paths[:-1], fresh / IMAGE)]
-            found = {path.name: _digest(path) for path in paths}
+            record = record_of({path.name: _digest(path) for path in paths})
+            _write_record(fresh, record)
             for one in durable:
                 one.result()
-        return found
-
-    def finish(self, fresh: Path, record: SnapshotRecord) -> SnapshotRecord:
-        """Make what was sealed and has a tree a snapshot. Returns the record as it was written."""
-        final = self.path(record.snapshot_id)
-        told = {
-            "format": 1,
-            "snapshot_id": record.snapshot_id,
-            "sandbox_id": record.sandbox_id,
-            "template_root": record.template_root,
-            "driver": record.driver,
-            "driver_version": record.driver_version,
-            "limits": record.limits.model_dump(),
-            "taken_at": record.taken_at,
-            "files": {name: [file.size, file.blake3] for name, file in record.files.items()},
-        }
-        with (fresh / RECORD).open("w", encoding="utf-8") as file:
-            json.dump(told, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync(fresh)
-        fresh.rename(final)
+        fresh.rename(self.path(record.snapshot_id))
         _sync(self.folder)
         return self._read(record.snapshot_id)
 
@@ -104,14 +89,18 @@ class Images:
         """
         record = self.record(snapshot_id)
         check_driver(snapshot_id, (record.driver, record.driver_version), (driver, driver_version))
+        self.verify(record)
+        return record
+
+    def verify(self, record: SnapshotRecord) -> None:
+        """Raise `SnapshotBroken` where an image is not what it was when it was taken."""
         for name, expected in record.files.items():
             try:
                 found = _digest(record.image / name)
             except OSError as error:
-                raise _broken(snapshot_id, f"{name} can't be read ({error.strerror})") from None
+                raise _broken(record.snapshot_id, f"{name} can't be read ({error.strerror})") from None
             if found != expected:
-                raise _broken(snapshot_id, f"{name} is not what it was")
-        return record
+                raise _broken(record.snapshot_id, f"{name} is not what it was")
 
     def ids(self) -> list[str]:
         """Of every whole snapshot."""
@@ -177,6 +166,26 @@ def check_driver(snapshot_id: str, taken: tuple[str, str], here: tuple[str, str]
         )
 
 
+def _write_record(fresh: Path, record: SnapshotRecord) -> None:
+    """Into the folder of a snapshot that is being made; durable, as is that the folder has it."""
+    told = {
+        "format": 1,
+        "snapshot_id": record.snapshot_id,
+        "sandbox_id": record.sandbox_id,
+        "template_root": record.template_root,
+        "driver": record.driver,
+        "driver_version": record.driver_version,
+        "limits": record.limits.model_dump(),
+        "taken_at": record.taken_at,
+        "files": {name: [file.size, file.blake3] for name, file in record.files.items()},
+    }
+    with (fresh / RECORD).open("w", encoding="utf-8") as file:
+        json.dump(told, file)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(fresh)
+
+
 def _broken(snapshot_id: str, how: str) -> SnapshotBroken:
     return SnapshotBroken(
         f"the snapshot {snapshot_id} is broken: {how}; `hourglass snapshots verify` says whether the store has it whole"
@@ -200,7 +209,8 @@ def _sync(*paths: Path) -> None:
 
 def _digest(path: Path) -> FileRecord:
     size = path.stat().st_size
-    hasher = blake3(max_threads=blake3.AUTO)
+    # Threads that sleep take as long to wake as a small file to read.
+    hasher = blake3(max_threads=blake3.AUTO if size > _SMALL_BYTES else 1)
     if size:
         hasher.update_mmap(path)
     return FileRecord(size, hasher.hexdigest())

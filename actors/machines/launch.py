@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from actors.machines import cgroups, nursery
 from actors.machines.container import clear_up
+from actors.machines.folder import EXIT
 from actors.machines.mounts import CommandFailed
 
 if TYPE_CHECKING:
@@ -157,15 +158,14 @@ def end_machine(folder: MachineFolder, machine_id: str) -> None:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.close(pidfd)
     # For a supervisor that died before its machine: what it would have done.
+    cgroups.thaw(machine_id)
     try:
-        orders = json.loads((folder.path / ORDERS).read_bytes())
+        clear_up(json.loads((folder.path / ORDERS).read_bytes()))
     except (FileNotFoundError, ValueError):
-        cgroups.thaw(machine_id)
         cgroups.kill(machine_id)
+    # One that said how it ended sees to the control groups, too.
+    if not (folder.path / EXIT).exists():
         cgroups.remove(machine_id)
-    else:
-        cgroups.thaw(machine_id)
-        clear_up(orders)
 
 
 def _wait_readable(fd: int, seconds: float) -> bool:

@@ -7,6 +7,8 @@ import logging
 import os
 import shutil
 import time
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.machines import cgroups, control
@@ -23,7 +25,6 @@ from actors.machines.protocol import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from actors.machines.folder import MachineFolder, MachineRecord
     from actors.machines.node import Node
@@ -102,10 +103,10 @@ class GvisorMachine:
         """Quiet, checkpoint, tree, wake; then, with the guest running again, digests and durability."""
         began, images = time.monotonic(), self._node.images
         await self.thaw()
-        fresh = await self._begin(snapshot_id)
+        fresh: Path | None = None
         runs_on = False
         try:
-            await self.guest.quiesce()
+            fresh = await self._begin_quietly(snapshot_id)
             quiet = time.monotonic()
             await self._take(fresh)
             usage = await self.usage()
@@ -115,13 +116,14 @@ class GvisorMachine:
             held = time.monotonic() - quiet
             if awake is not None:
                 awake()
-            files = await asyncio.to_thread(images.seal, fresh)
-            record = await asyncio.to_thread(images.finish, fresh, self._snapshot_record(snapshot_id, fresh, files))
+            record_of = partial(self._snapshot_record, snapshot_id, fresh)
+            record = await asyncio.to_thread(images.seal, fresh, record_of)
         except BaseException as error:
             # One that runs on may have been frozen since, and would not answer.
             if not runs_on and not isinstance(error, (GuestBusy, MachineGone)):
                 await self._wake_after_failure()
-            await asyncio.to_thread(self._discard, fresh)
+            if fresh is not None:
+                await asyncio.to_thread(self._discard, fresh)
             if not isinstance(error, (OSError, MachineError)) or isinstance(error, (GuestBusy, MachineGone)):
                 raise
             raise SnapshotFailed(
@@ -130,25 +132,32 @@ class GvisorMachine:
         self._held = snapshot_id if hold else ""
         return Taken(snapshot_id, record.image_bytes, held, time.monotonic() - began, usage)
 
-    async def _begin(self, snapshot_id: str) -> Path:
-        """A folder for it, where there is room for what it may need. Raises `SnapshotFailed`."""
+    async def _begin_quietly(self, snapshot_id: str) -> Path:
+        """A folder for it, and nothing that runs in the guest; where one fails, the folder is gone again."""
+        fresh, quiet = await asyncio.gather(
+            asyncio.to_thread(self._begin, snapshot_id), self.guest.quiesce(), return_exceptions=True
+        )
+        # The guest's first: it says whether there is one to be woken.
+        if isinstance(quiet, BaseException):
+            if isinstance(fresh, Path):
+                await asyncio.to_thread(self._discard, fresh)
+            raise quiet
+        if isinstance(fresh, BaseException):
+            raise fresh
+        return fresh
 
-        def begin() -> Path:
-            memory, _ = cgroups.memory_bytes(self.machine_id)
-            for place in {self._node.images.folder, self._folder.path}:
-                free = shutil.disk_usage(place).free
-                if free < memory + _ROOM_BYTES:
-                    raise OSError(
-                        f"no room on the disk: {place} has {free // 1024**2} MiB free, and the sandbox has "
-                        f"{memory // 1024**2} MiB in memory; free some there, end sandboxes "
-                        "with `hourglass kill`, or lower snapshots_local"
-                    )
-            return self._node.images.begin(snapshot_id)
-
-        try:
-            return await asyncio.to_thread(begin)
-        except OSError as error:
-            raise SnapshotFailed(f"no snapshot of {self.sandbox_id} could be taken: {error}") from error
+    def _begin(self, snapshot_id: str) -> Path:
+        """A folder for it, where there is room for what it may need. Raises `OSError`."""
+        memory, _ = cgroups.memory_bytes(self.machine_id)
+        for place in {self._node.images.folder, self._folder.path}:
+            free = shutil.disk_usage(place).free
+            if free < memory + _ROOM_BYTES:
+                raise OSError(
+                    f"no room on the disk: {place} has {free // 1024**2} MiB free, and the sandbox has "
+                    f"{memory // 1024**2} MiB in memory; free some there, end sandboxes "
+                    "with `hourglass kill`, or lower snapshots_local"
+                )
+        return self._node.images.begin(snapshot_id)
 
     async def _take(self, fresh: Path) -> None:
         """Image and tree, of one moment: nothing runs in the guest, and its files are written out."""

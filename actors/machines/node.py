@@ -24,7 +24,7 @@ from actors.machines.slots import clear_away, remove_root
 from actors.machines.volumes import Kind, Volumes, open_volumes
 
 if TYPE_CHECKING:
-    from actors.machines.protocol import MachineSpec
+    from actors.machines.protocol import FileRecord, MachineSpec
     from actors.machines.slots import Slot
 
 _SLOT_SECONDS = 60.0
@@ -45,6 +45,8 @@ class Plan:
     """The sandbox has no file tree yet."""
     tree_root: Path | None = None
     """What a new tree is made from, where that is not `template_root`."""
+    verified: bool = True
+    """The snapshot's image is known to be what it was; else that is to be found out before the guest runs on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,7 @@ class Node:
             folder.start_lock.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what nobody will: slots whose supervisor was killed, snapshots whose taker was.
+        """Remove what nobody will: slots whose supervisor was killed, groups and snapshots likewise.
 
         What is younger than a minute may be somebody's who is just making it, an hour for a snapshot.
         """
@@ -193,6 +195,10 @@ class Node:
         for slot in _older(self.volumes.slots, _SLOT_SECONDS):
             if slot.name not in machines and not (self.waiting / slot.name).exists():
                 remove_root(slot / "root")
+        # A machine that lives has processes, whosever it is on this node; these lost who was to remove them.
+        for group in cgroups.names(older=_SLOT_SECONDS):
+            if not cgroups.processes(group):
+                cgroups.remove(group)
         for half in self.images.unfinished():
             if half in _older(self.images.folder, _SNAPSHOT_SECONDS):
                 self.volumes.forget(half)
@@ -204,15 +210,17 @@ class Node:
         Raises `SnapshotBroken` where its image is not what it was, `OSError`; nothing of the copy is left then.
         """
         images = self.images
+
+        def copied(files: dict[str, FileRecord]) -> SnapshotRecord:
+            if files != dict(record.files):
+                raise SnapshotBroken(f"the image of {record.snapshot_id} is not what it was")
+            return replace(record, snapshot_id=snapshot_id, sandbox_id=sandbox_id, taken_at=time.time(), files=files)
+
         fresh = images.begin(snapshot_id)
         try:
             mounts.run(["cp", "--reflink=auto", *(record.image / name for name in record.files), fresh / IMAGE])
             self.volumes.copy(images.path(record.snapshot_id), fresh)
-            files = images.seal(fresh)
-            if files != dict(record.files):
-                raise SnapshotBroken(f"the image of {record.snapshot_id} is not what it was")
-            copied = replace(record, snapshot_id=snapshot_id, sandbox_id=sandbox_id, taken_at=time.time(), files=files)
-            return images.finish(fresh, copied)
+            return images.seal(fresh, copied)
         except BaseException:
             self.volumes.forget(fresh)
             images.erase(fresh)

@@ -134,8 +134,7 @@ class OverlayVolumes:
         del disk_bytes
         home = self._sandboxes / sandbox_id
         with locked(self.storage / "overlay" / "mount.lock"):
-            same = home / "same"
-            if same.exists() and same.read_text(encoding="utf-8") == snapshot_id:
+            if home.exists() and not self.gives_up(sandbox_id, snapshot_id):
                 return
             self._remove(home)
             fresh = home.with_name(home.name + ".new")
@@ -146,6 +145,12 @@ class OverlayVolumes:
             (fresh / "tree").mkdir()
             (fresh / "lower.json").write_bytes((folder / "lower.json").read_bytes())
             fresh.rename(home)
+
+    def gives_up(self, sandbox_id: str, snapshot_id: str) -> bool:
+        """Not where a file says that they are the same."""
+        home = self._sandboxes / sandbox_id
+        same = home / "same"
+        return home.exists() and not (same.exists() and same.read_text(encoding="utf-8") == snapshot_id)
 
     @contextmanager
     def view(self, folder: Path) -> Iterator[Path]:

@@ -13,7 +13,8 @@ by it, and from then on the line is the first host's end of the guest's stream. 
 - While it lives it holds a lock on the file `lock`, from which anybody can learn its process id, and that it lives.
 - A container whose host is gone before the order is removed, folders and all.
 - SIGTERM ends the machine at once, also one that is still being started.
-- When the machine ends, it clears up and writes `exit.json`, then lets go of the host and of the lock.
+- When the machine ends, it clears up and writes `exit.json`, then lets go of the host and of the lock. A child of its
+  own removes the control groups, which takes longer than anybody should wait.
 
 It dies with nobody: own session, and a parent that has ended already.
 """
@@ -30,7 +31,7 @@ import socket
 import time
 
 from actors.machines import cgroups, container
-from actors.machines.container import Orders, clear_up
+from actors.machines.container import Orders, clear_up, remove_groups
 from actors.machines.relay import Client, Relay
 
 _ORDER_BYTES = 65536
@@ -66,11 +67,13 @@ def supervise(orders: Orders, line: socket.socket) -> None:
         pid, stdin, stdout, stderr = container.create(orders)
     except (OSError, ValueError) as error:
         clear_up(orders)
+        cgroups.remove(str(orders["group"]))
         line.sendall(f"error {error}\n".encode())
         return
     order, rest = _wait_for_order(pid, line)
     if order is None:
         clear_up(orders)
+        cgroups.remove(str(orders["group"]))
         container.discard(orders)
         return
     line.setblocking(False)
@@ -84,6 +87,7 @@ def supervise(orders: Orders, line: socket.socket) -> None:
         relay.fault = relay.fault or f"could not clear up: {error}"
     write_exit(code, relay.fault, oom)
     relay.close()
+    remove_groups(orders)
 
 
 def _wait_for_order(pid: int, line: socket.socket) -> tuple[dict[str, str | None] | None, bytes]:

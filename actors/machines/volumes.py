@@ -91,6 +91,10 @@ class Volumes(Protocol):
         """Make a sandbox's tree what it was in a snapshot; the tree that it has is given up, unless it is the same."""
         ...
 
+    def gives_up(self, sandbox_id: str, snapshot_id: str) -> bool:
+        """Whether `bring_back` would give up a tree that the sandbox has."""
+        ...
+
     def view(self, folder: Path) -> AbstractContextManager[Path]:
         """The tree of a snapshot's folder, to read."""
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import secrets
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from actors.machines.machine import GvisorMachine
 
 TEMPLATE = "base"
+_REST_SECONDS = 0.3
 LIMITS = Limits(memory_bytes=1024**3)
 
 
@@ -52,6 +55,20 @@ class Stage:
     def image(self, snapshot_id: str) -> Path:
         """The folder of a snapshot's image."""
         return self.driver.volumes.snapshots / snapshot_id / "image"
+
+    async def at_rest(self, snapshot_id: str, *, cold: bool = False) -> None:
+        """The moment before a resume, the same for whoever is measured: nothing has run for a while.
+
+        With the snapshot's image in the kernel's memory, or with `cold` on the disk alone.
+        """
+        await asyncio.sleep(_REST_SECONDS)
+        for path in self.image(snapshot_id).iterdir():
+            if cold:
+                fd = os.open(path, os.O_RDONLY)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(fd)
+            else:
+                path.read_bytes()
 
     async def raw(self, snapshot_id: str | None = None) -> RawContainer:
         """A container made by hand, on a new tree or on a snapshot's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from typer.testing import Result
+
+    from actors.machines.protocol import FileRecord
 
 
 @pytest.fixture
@@ -73,6 +76,10 @@ def test_ls_says_where_each_is_and_what_needs_it(home: Path) -> None:
     assert "fork began with it" in shown
 
 
+def made_of(name: str, fresh: Path, files: dict[str, FileRecord]) -> SnapshotRecord:
+    return SnapshotRecord(name, "a", "base-1", "gvisor", "runsc 1", Limits(), time.time(), files, fresh, fresh)
+
+
 def test_ls_says_what_is_on_the_node_alone(home: Path) -> None:
     settings = Settings(home=home)
     volumes = open_volumes(settings.storage, settings.volumes, settings.pool_bytes)
@@ -81,10 +88,7 @@ def test_ls_says_what_is_on_the_node_alone(home: Path) -> None:
     for name in ("turn-1", "turn-2"):
         fresh = images.begin(name)
         (fresh / "image/pages.img").write_bytes(bytes(3 * 1024**2))
-        record = SnapshotRecord(
-            name, "a", "base-1", "gvisor", "runsc 1", Limits(), time.time(), images.seal(fresh), fresh, fresh
-        )
-        images.finish(fresh, record)
+        images.seal(fresh, partial(made_of, name, fresh))
     rows = {row["snapshot_id"]: row for row in told(home, "ls")}
     assert [(rows[name]["local"], rows[name]["stored"]) for name in ("turn-1", "a-1")] == [(True, False), (False, True)]
     assert "2 are on this node alone, with 6.0 MiB of images: the store does not have them" in run(home, "ls").stdout

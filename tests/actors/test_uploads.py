@@ -264,10 +264,10 @@ async def test_a_call_waits_for_no_more_than_the_part_that_is_held(
     go_on = threading.Event()
     seal = Images.seal
 
-    def slow(self: Images, fresh: Path) -> Any:
+    def slow(self: Images, fresh: Path, record_of: Any) -> Any:
         if fresh.name.startswith("turn-"):
             go_on.wait(30)
-        return seal(self, fresh)
+        return seal(self, fresh, record_of)
 
     monkeypatch.setattr(Images, "seal", slow)
     async with service.up():

@@ -333,8 +333,12 @@ async def test_what_killed_processes_left_is_swept(driver: GvisorDriver, new_san
         os.utime(folder, (hour_ago, hour_ago))
     young = driver.volumes.slots / "hg-fedcba9876543210" / "root"
     young.mkdir(parents=True)
+    cgroups.create(left, memory_bytes=1024**2, tasks=10, cpus=1)
+    for group in cgroups._folders(left):
+        os.utime(group, (hour_ago, hour_ago))
     try:
         await asyncio.to_thread(driver._node.sweep)
+        assert left not in cgroups.names()
         assert not [folder for folder in folders if folder.exists()]
         assert young.exists()
         # What lives is left alone.

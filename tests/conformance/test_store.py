@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,14 @@ import pytest_asyncio
 from actors.machines import images
 from actors.machines.gvisor import GvisorDriver
 from actors.machines.machine import GvisorMachine
-from actors.machines.protocol import MachineSpec, SnapshotBroken, SnapshotForeign, SnapshotMissing, SnapshotRecord
+from actors.machines.protocol import (
+    FileRecord,
+    MachineSpec,
+    SnapshotBroken,
+    SnapshotForeign,
+    SnapshotMissing,
+    SnapshotRecord,
+)
 from events import snapshots, tree_reader
 from events.pruning import Choice, prune
 from events.shelf import FolderShelf
@@ -272,13 +279,16 @@ async def test_several_starts_of_one_snapshot_get_it_once(
     snapshot = await kept(other, await begun(other, parent))
     await other.drop_snapshot(snapshot)
     finished: list[str] = []
-    finish = images.Images.finish
+    seal = images.Images.seal
 
-    def counting(self: images.Images, fresh: Path, record: SnapshotRecord) -> SnapshotRecord:
+    def counting(
+        self: images.Images, fresh: Path, record_of: Callable[[dict[str, FileRecord]], SnapshotRecord]
+    ) -> SnapshotRecord:
+        record = seal(self, fresh, record_of)
         finished.append(record.snapshot_id)
-        return finish(self, fresh, record)
+        return record
 
-    monkeypatch.setattr(images.Images, "finish", counting)
+    monkeypatch.setattr(images.Images, "seal", counting)
     children = await asyncio.gather(*(other.start(new_sandbox(), snapshot_id=snapshot, fresh=True) for _ in range(3)))
     assert finished == [snapshot]
     assert await asyncio.gather(*(bash(child, LOOK) for child in children)) == [SEEN] * 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,23 @@ def test_version_2_lists_processes_and_machines(v2: Path) -> None:
     (v2 / "hourglass" / cgroups.SUPERVISORS).mkdir()
     assert cgroups.processes("hg-1") == {12, 34}
     assert cgroups.names() == {"hg-1"}
+
+
+def test_version_2_lists_those_that_are_old_enough(v2: Path) -> None:
+    os.utime(v2 / "hourglass/hg-1", (time.time() - 100, time.time() - 100))
+    (v2 / "hourglass/hg-2").mkdir()
+    assert cgroups.names(older=60) == {"hg-1"}
+
+
+def test_version_2_lets_go_of_what_the_kernel_keeps_for_a_group(v2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = v2 / "hourglass/hg-1"
+    (machine / "memory.reclaim").touch()
+    (machine / "memory.current").write_text("4096\n")
+    seen: list[str] = []
+    # A real group has no files of its own, to the eye of `rmdir`.
+    monkeypatch.setattr(os, "rmdir", lambda path: seen.append((Path(path) / "memory.reclaim").read_text()))
+    cgroups.remove("hg-1")
+    assert seen == ["4096"]
 
 
 def test_what_is_missing_is_named(v2: Path) -> None:
