@@ -105,7 +105,7 @@ async def append(log: EventLog, place: Place, sandbox_id: str, target: str, told
         if isinstance(error, EventNotStorable):
             # Of all others, some leave open what the log has in the end.
             await asyncio.to_thread(place.withdraw, sandbox_id)
-        raise NotAppended(target=target, detail=str(error)) from error
+        raise NotAppended(target=target, detail=str(error).rstrip(".")) from error
 
 
 async def append_stored(log: EventLog, sandbox_id: str, after: int, stored: SandboxSnapshotStored) -> None:
