@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from events.envelope import new_events
-from events.errors import HourglassError, LogLocked
+from events.errors import EventNotStorable, HourglassError
 from events.log import Append, Expect
 from events.sandbox_state import SandboxState, evolve
 from events.sqlite_log import SqliteLog
@@ -90,8 +90,8 @@ def beginning(
 async def append(log: EventLog, place: Place, sandbox_id: str, target: str, told: Sequence[EventData]) -> bool:
     """Make it a branch, durably; whether the service appended it. The caller holds its name in `place`.
 
-    Raises `NotAppended`: nothing of it will be in the log, or, where a service was asked and did not answer, whoever
-    looks at what is left of it a minute later can tell.
+    Raises `NotAppended`. Whether the log has it all the same, as where a service was asked and did not answer, is found
+    out by whoever sweeps a minute later.
     """
     state = SandboxState(sandbox_id)
     for data in told:
@@ -101,11 +101,11 @@ async def append(log: EventLog, place: Place, sandbox_id: str, target: str, told
     await asyncio.to_thread(place.promise, sandbox_id, path)
     try:
         return await _append(log, path, write)
-    except LogLocked as error:
-        raise NotAppended(target=target, detail=str(error)) from error
     except HourglassError as error:
-        await asyncio.to_thread(place.withdraw, sandbox_id)
-        raise NotAppended(target=target, detail=str(error)) from error
+        if isinstance(error, EventNotStorable):
+            # Of all others, some leave open what the log has in the end.
+            await asyncio.to_thread(place.withdraw, sandbox_id)
+        raise NotAppended(target=target, detail=str(error).rstrip(".")) from error
 
 
 async def append_stored(log: EventLog, sandbox_id: str, after: int, stored: SandboxSnapshotStored) -> None:

@@ -346,3 +346,27 @@ async def test_what_killed_processes_left_is_swept(driver: GvisorDriver, new_san
     finally:
         shutil.rmtree(young.parent)
     await machine.kill()
+
+
+async def test_a_copy_of_a_snapshot_is_another_sandboxes_and_outlives_the_first(
+    driver: GvisorDriver, new_sandbox: NewSandbox
+) -> None:
+    spec, other = new_sandbox(), new_sandbox()
+    machine = await driver.start(spec)
+    await bash(machine, BEGIN)
+    first, copy = await suspend(machine), snapshot_id()
+    record = await driver.copy_snapshot(first, copy, sandbox_id=other.sandbox_id)
+    assert (record.snapshot_id, record.sandbox_id) == (copy, other.sandbox_id)
+    await driver.remove(spec.sandbox_id)
+    machine = await driver.start(other, snapshot_id=copy, fresh=True)
+    assert await bash(machine, f"{LOOK}; hostname") == f"{SEEN}\n{other.sandbox_id}"
+    await machine.kill()
+    image = max(record.image.iterdir(), key=lambda path: path.stat().st_size)
+    with image.open("r+b") as file:
+        file.write(b"damaged!")
+    second = snapshot_id()
+    with pytest.raises(SnapshotBroken, match="is not what it was"):
+        await driver.copy_snapshot(copy, second, sandbox_id=other.sandbox_id)
+    with pytest.raises(SnapshotMissing):
+        await driver.copy_snapshot(second, snapshot_id(), sandbox_id=other.sandbox_id)
+    assert not list(driver.volumes.snapshots.glob(f"{second}*"))

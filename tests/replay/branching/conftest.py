@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest_asyncio
 
+from events.sqlite_log import SqliteLog
 from events.types import SandboxBranched
 from replay.rebuild.throwaway import Place
 from tests.replay.rebuild.conftest import driver, log, new_live
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from actors.machines.gvisor import GvisorDriver
-    from events.sqlite_log import SqliteLog
 
 __all__ = ["driver", "log", "new_live"]
 
@@ -24,12 +24,13 @@ __all__ = ["driver", "log", "new_live"]
 async def ended(driver: GvisorDriver, log: SqliteLog) -> AsyncIterator[None]:
     """No branch is left afterwards, nor the name of one."""
     yield
-    made = [
-        stream.removeprefix("sandbox-")
-        for stream in log.streams()
-        for data in log.read_data(stream)
-        if isinstance(data, SandboxBranched)
-    ]
+    with SqliteLog(log.path, read_only=True) as opened:  # the test may have closed its own
+        made = [
+            stream.removeprefix("sandbox-")
+            for stream in opened.streams()
+            for data in opened.read_data(stream)
+            if isinstance(data, SandboxBranched)
+        ]
     for one in made:
         await driver.remove(one)
     left = await asyncio.to_thread(lambda: [path.stem for path in Place(driver.storage).folder.glob("sbx-*.lock")])

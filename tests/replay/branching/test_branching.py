@@ -11,7 +11,9 @@ from actors.machines.gvisor import GvisorDriver
 from actors.machines.protocol import MachineSpec
 from events.sandbox import Phase, SandboxState
 from events.snapshots import SnapshotStore
+from events.sqlite_log import SqliteLog
 from events.types import SandboxCrashed, SandboxRecovered
+from events.usage import usage_of
 from events.work_tree import digest_of, lines_on_disk
 from replay.branching.branching import branch
 from replay.branching.errors import NotTheSame, RestNotRepeatable
@@ -22,6 +24,8 @@ from replay.history.planning import plan
 from replay.history.states import state_at
 from replay.history.target import Target
 from replay.history.trees import tree_at
+from replay.parcel.packing import export_session
+from replay.parcel.unpacking import import_session
 from replay.rebuild.checks import Verdict
 from replay.rebuild.errors import CallHung, NotReproducible, SnapshotUnusable
 from replay.rebuild.preparing import hiding
@@ -145,6 +149,14 @@ async def test_calls_run_again_and_are_compared_and_all_that_looks_back_works_on
     assert len(second.rebuilt.checks) == 1
     assert state_of(live, second).parent == one.sandbox_id
     assert await digest(live, second) == live.digests[at]
+    # Elsewhere, from a file, with all that led to it.
+    done = export_session(live.log, one.sandbox_id, tmp_path / "x.hourglass", None)
+    assert set(done.streams) == {live.stream, stream}
+    import_session(done.path, tmp_path / "log.db", None)
+    with SqliteLog(tmp_path / "log.db", read_only=True) as imported:
+        there = plan(imported, stream, one.version, live.ground.snapshots.where)
+        assert there.start.snapshot_id == one.snapshot_id
+        assert usage_of(one.sandbox_id, imported.read(stream), 0).session_id == ""
     await driver.close()
 
 
