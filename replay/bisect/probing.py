@@ -107,8 +107,9 @@ async def probe(
 
 async def _run(machine: Machine, command: Sequence[str], seconds: float) -> ToolResult:
     """The command, in the shell of the sandbox as it is: its folder, its variables."""
-    # In a subshell, and by exec: no alias and no function of the shell is taken for the program.
-    given = {"command": f"(exec -- {shlex.join(command)})", "timeout_ms": max(1, round(seconds * 1000))}
+    # In a subshell, and by exec: no alias and no function of the shell is taken for the program. That it fails must not
+    # end a shell in which the session has said `set -e`.
+    given = {"command": f"set +e; (exec -- {shlex.join(command)})", "timeout_ms": max(1, round(seconds * 1000))}
     wait = seconds + _GRACE_S
     result = await machine.guest.run_tool("bisect-1", "bash", given, timeout=wait)
     if result.exit_code is None and _text(result).endswith(_GONE):

@@ -216,9 +216,12 @@ async def test_a_shell_that_the_agent_ended_is_started_again(new_live: NewLive) 
     live = await new_live()
     await live.snapshot()
     start = live.version
-    versions = await steps(live, "echo 1 > n", "echo 2 > n; exit 3")
+    versions = await steps(live, "echo 1 > n; set -e", "echo 2 > n; exit 3")
     found = await run(live, start, live.version, "sh", "-c", "! grep -qs 2 n")
     assert (found.good, found.bad) == (versions[0], versions[1])
+    # One that ends at the first failure outlives a command that fails.
+    with pytest.raises(GoodIsBad, match="exit code 1"):
+        await run(live, versions[0], live.version, "false")
 
 
 async def test_what_was_found_before_is_known_and_two_at_once_are_fenced(new_live: NewLive) -> None:
