@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from replay.history.planning import plan
@@ -97,7 +98,10 @@ async def compare_live(
     for made in plans:
         # Neither is started where one of them can't be.
         checked(log, made, ground.driver.name, anyway=anyway)
-    one, other = [await rebuild(log, made, ground, anyway=anyway, heard=heard, then=look) for made in plans]
+    one, other = [
+        await rebuild(log, made, ground, anyway=anyway, heard=heard, then=partial(look, target=str(made.target)))
+        for made in plans
+    ]
     before: Seen = one.then
     after: Seen = other.then
     because = "; ".join(
