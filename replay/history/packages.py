@@ -30,6 +30,7 @@ _HEAD_BYTES = 64 * 1024
 """Of the headers that begin one of Python's; a description follows them."""
 _DPKG = (b"var", b"lib", b"dpkg")
 _DPKG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]{0,199}")
+_ARCHITECTURE = re.compile(r"[a-z0-9-]{0,40}")
 _PYTHON_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,198}[A-Za-z0-9])?")
 _NPM_NAME = re.compile(r"(?:@[A-Za-z0-9._~-]{1,99}/)?[A-Za-z0-9._~-]{1,200}")
 _VERSION = re.compile(r"[!-~]{1,200}")
@@ -164,7 +165,7 @@ def _dpkg(listing: Listing, key: Key, entry: Entry) -> Iterator[_Found]:
         if not fields or fields.get("status", "install ok installed").split()[-1:] != ["installed"]:
             continue
         where, name, version = fields.get("architecture", ""), fields.get("package", ""), fields.get("version", "")
-        yield _package("dpkg", where[:40], name, version, _DPKG_NAME)
+        yield _package("dpkg", where, name, version, _DPKG_NAME) if _ARCHITECTURE.fullmatch(where) else None
 
 
 def _python(listing: Listing, key: Key, entry: Entry) -> Iterator[_Found]:

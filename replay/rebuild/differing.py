@@ -76,7 +76,7 @@ class Live:
 
 async def _look(machine: Machine, found: Rebuilt) -> Seen:
     await machine.guest.wake()
-    return await look(machine)
+    return await look(machine, target=str(found.plan.target))
 
 
 async def compare_live(

@@ -107,10 +107,11 @@ class TreeUnreadable(RebuildError):
 
 @dataclass(eq=False)
 class ProcessesUnreadable(RebuildError):
-    """The processes of a rebuild can't be told: {detail}."""
+    """The processes of {target} can't be told: {detail}."""
 
+    target: str
     detail: str
-    next_step = "`hourglass rebuild --shell` opens a shell in it, to see for oneself; without --live none is asked."
+    next_step = "`hourglass rebuild {target} --keep` keeps it to be looked at; without --live no guest is asked."
 
 
 @dataclass(eq=False)

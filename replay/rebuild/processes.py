@@ -83,9 +83,12 @@ class Seen:
     """Why not, for people."""
 
 
-async def look(machine: Machine) -> Seen:
-    """Ask a machine whose guest is not quiet. Raises `ProcessesUnreadable`, `MachineError`."""
-    processes = parse_processes(await _ask(machine))
+async def look(machine: Machine, target: str) -> Seen:
+    """Ask the machine of a version whose guest is not quiet. Raises `ProcessesUnreadable`, `MachineError`."""
+    try:
+        processes = parse_processes(await _ask(machine))
+    except ValueError as error:
+        raise ProcessesUnreadable(target=target, detail=str(error)) from error
     # After it: where there is no shell, this starts one.
     result = await machine.guest.run_tool(
         f"look-{secrets.token_hex(8)}", "bash", {"command": _ENVIRONMENT}, timeout=_SECONDS
@@ -100,6 +103,7 @@ async def look(machine: Machine) -> Seen:
 
 
 async def _ask(machine: Machine) -> bytes:
+    """What it says of its processes. Raises `ValueError` where it does not, or too much."""
     program = Program(f"prc-{secrets.token_hex(8)}", ["/bin/bash", "--norc", "-c", _LOOK], env={"LC_ALL": "C"})
     said = bytearray()
     try:
@@ -107,16 +111,16 @@ async def _ask(machine: Machine) -> bytes:
             while piece := await process.read():
                 said += piece[1] if piece[0] == 1 else b""
                 if len(said) > _MOST_BYTES:
-                    raise ProcessesUnreadable(detail=f"its guest says more than {_MOST_BYTES:,} bytes of them")
+                    raise ValueError(f"its guest says more than {_MOST_BYTES:,} bytes of them")
     except TimeoutError:
-        raise ProcessesUnreadable(detail=f"its guest did not tell them within {_SECONDS:g} s") from None
+        raise ValueError(f"its guest did not tell them within {_SECONDS:g} s") from None
     except OSError as error:
-        raise ProcessesUnreadable(detail=f"bash can't be run in it: {error.strerror}") from error
+        raise ValueError(f"bash can't be run in it: {error.strerror}") from error
     return bytes(said)
 
 
 def parse_processes(said: bytes) -> tuple[Process, ...]:
-    """What the program in the guest printed. Raises `ProcessesUnreadable`."""
+    """What the program in the guest printed. Raises `ValueError` where it can't have."""
     if said and not said.endswith(b"\0"):
         raise _unreadable("it ends in the middle")
     fields = iter([_text(one) for one in said.split(b"\0")[:-1]])
@@ -171,5 +175,5 @@ def _text(raw: bytes) -> str:
     return raw.decode(errors="backslashreplace")
 
 
-def _unreadable(detail: str) -> ProcessesUnreadable:
-    return ProcessesUnreadable(detail=f"what its guest says of them is malformed: {detail}")
+def _unreadable(detail: str) -> ValueError:
+    return ValueError(f"what its guest says of them is malformed: {detail}")

@@ -143,12 +143,12 @@ def test_a_hostile_tree_is_bounded_and_leads_nowhere(
             f"{place}/version/package.json": json.dumps({"name": "fine", "version": "1\n2"}),
             f"{place}/long/package.json": json.dumps({"name": "a" * 5000, "version": "1"}),
             f"{place}/large/package.json": " " * 2_000_000 + json.dumps({"name": "large", "version": "1"}),
+            "var/lib/dpkg/status.d/odd": "Package: odd\nVersion: 1\nArchitecture: \x1b[31m\n",
             "y/site-packages/a.dist-info/METADATA": "no headers at all",
             "y/site-packages/\x1b[31m/good.dist-info/METADATA": "Name: misplaced\nVersion: 1\n",
         },
     )
     # A file without end, and links to what the host has.
-    (hostile / "var/lib/dpkg").mkdir(parents=True)
     with (hostile / "var/lib/dpkg/status").open("wb") as file:
         file.truncate(2**40)
     secret = write(tmp_path / "secret", {"package.json": '{"name": "secret", "version": "1"}'})
@@ -158,7 +158,7 @@ def test_a_hostile_tree_is_bounded_and_leads_nowhere(
     os.mkfifo(hostile / place / "linked/pipe")
     (hostile / place / "folder/package.json").mkdir(parents=True)
     found = compared(empty, hostile)
-    assert (told(found), found.left_out) == ([], 9)
+    assert (told(found), found.left_out) == ([], 10)
     # Two versions in one place are both told, and too many files are counted.
     several = write(
         tmp_path / "several",

@@ -151,7 +151,7 @@ def test_what_a_guest_says_is_read_strictly() -> None:
         b"7\0",
     ]
     for one_bad in bad:
-        with pytest.raises(ProcessesUnreadable, match="is malformed"):
+        with pytest.raises(ValueError, match="is malformed"):
             parse_processes(one_bad)
     for text in ("nonsense!", base64.b64encode(b"A=b").decode(), "QT1iA\n"):
         with pytest.raises(ValueError):  # noqa: PT011
@@ -163,6 +163,6 @@ def test_what_a_guest_says_is_read_strictly() -> None:
 def test_nonsense_is_refused_or_harmless(raw: bytes) -> None:
     try:
         found = parse_processes(raw)
-    except ProcessesUnreadable:
+    except ValueError:
         return
     assert all(one.pid > 0 for one in found)

@@ -17,6 +17,8 @@ EXAMPLES: list[tuple[RebuildError, str, str]] = [
     (errors.CallHung("bash", "s@9", "s", "c1", 20.0, 0.5), "bash at s@9 did not end within 20 s", "log show s`"),
     (errors.MachineFailed("s@9", "early", "gone"), "rebuild of s@9 failed early: gone.", "hourglass doctor"),
     (errors.TreeUnreadable("s@9", "no"), "work tree of s@9 can't be compared: no.", "rebuild s@9 --keep"),
+    (errors.ProcessesUnreadable("s@9", "odd"), "processes of s@9 can't be told: odd.", "rebuild s@9 --keep"),
+    (errors.NoTerminal("s@9"), "no terminal here for a shell in the rebuild of s@9.", "without --shell"),
     (errors.NoSuchRebuild("r"), "No rebuild r is kept", "rebuilds ls"),
     (errors.NothingToVerify("none"), "no sandbox to verify: none.", "--all"),
     (errors.NotRecorded("s", "locked"), "found of s could not be recorded: locked.", "--no-record"),
