@@ -42,8 +42,8 @@ def facts() -> dict[str, Any]:
 def _idle_page_us() -> float:
     """What it costs to read a page of memory that nobody has read for half a second, in microseconds.
 
-    Next to nothing (0.1) where memory is the machine's own. A guest whose host takes back what it finds idle pays tens
-    of them for each page, unseen by its own kernel, and most of all whoever comes after a pause, as a resume does.
+    A page that was just read costs less than 0.1. A guest whose host takes back what it finds idle pays up to tens of
+    microseconds for each, unseen by its own kernel, and most of all whoever comes after a pause, as a resume does.
     """
     size = mmap.PAGESIZE
     with mmap.mmap(-1, _IDLE_PAGES * size) as memory:
