@@ -193,8 +193,8 @@ class GvisorDriver:
 
         def copy() -> SnapshotRecord:
             self._node.prepare()
-            # The copy verifies it.
-            record, _ = self._snapshot(snapshot_id, verified=False)
+            # One that is broken here comes from the store; the copy is compared once more.
+            record, _ = self._snapshot(snapshot_id, verified=True)
             return self._node.copy_snapshot(record, copy_id, sandbox_id)
 
         try:
@@ -283,7 +283,7 @@ class GvisorDriver:
     async def _start(self, spec: MachineSpec, plan: Plan, *, fresh: bool) -> GvisorMachine:
         # While the machine comes to life, since to read all of an image can take as long; nothing of the guest but its
         # agent runs before `restored`.
-        verifying = asyncio.create_task(asyncio.to_thread(self._verify, plan))
+        verifying = asyncio.create_task(self._verify(plan))
         try:
             return await self._come_to_life(spec, plan, verifying, fresh=fresh)
         except MachineError:
@@ -295,9 +295,9 @@ class GvisorDriver:
             if not verifying.cancelled():
                 verifying.exception()  # raised above, or the start was given up
 
-    def _verify(self, plan: Plan) -> None:
+    async def _verify(self, plan: Plan) -> None:
         if plan.snapshot is not None and not plan.verified:
-            self._node.images.verify(plan.snapshot)
+            await asyncio.to_thread(self._node.images.verify, plan.snapshot)
 
     async def _come_to_life(
         self, spec: MachineSpec, plan: Plan, verifying: asyncio.Task[None], *, fresh: bool
