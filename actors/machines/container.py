@@ -1,4 +1,4 @@
-"""The machine as processes: how a supervisor creates a container, brings it to life, and clears up after it.
+"""The container as processes: how a supervisor creates it, has it come to life, and clears up after it.
 
 Standard library alone, as for all that a supervisor imports.
 """
@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 
 from actors.machines import cgroups
+from actors.machines.birth import Birth, Command, printable, restorer, spawn
 
 Orders = dict[str, list[str] | str]
 """What a supervisor is told of its machine, in `orders.json`.
 
 `create`: the command line that makes the container, without the guest running yet. `start`, `restore`: those that
-bring it to life; `restore` lacks the image's folder, which is told with the order. `group`: its control group and the
-container's id. `state`: the folder of what `runsc` knows of containers, in files with the id in their names. `slot`:
-the folder of its root, removed with a container that nobody used."""
+bring it to life; `restore` lacks the image's folder, which is told with the order. `control`: the socket on which a
+restore may be asked of the sandbox itself, "" where it may not. `group`: its control group and the container's id.
+`state`: the folder of what `runsc` knows of containers, in files with the id in their names. `slot`: the folder of its
+root, removed with a container that nobody used."""
 
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 PID_FILE = "pid"
-LOG = "runsc.log"
 _SAID_BYTES = 4000
 
 
@@ -36,7 +35,7 @@ def create(orders: Orders) -> tuple[int, int, int, int]:
     from_guest, stdout = os.pipe2(os.O_CLOEXEC)
     errors, stderr = os.pipe2(os.O_CLOEXEC)
     try:
-        pid = _spawn(list(orders["create"]), stdin, stdout, stderr)
+        pid = spawn(list(orders["create"]), stdin, stdout, stderr)
     finally:
         for fd in (stdin, stdout, stderr):
             os.close(fd)
@@ -50,26 +49,12 @@ def create(orders: Orders) -> tuple[int, int, int, int]:
         return int(file.read()), to_guest, from_guest, errors
 
 
-def animate(orders: Orders, image: str | None) -> int:
-    """Start the container, or restore it from an image; the process id of the command, which is soon done."""
-    command = list(orders["start"])
-    if image is not None:
-        at = len(orders["restore"]) - 1
-        command = [*list(orders["restore"])[:at], "--image-path", image, *list(orders["restore"])[at:]]
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        return _spawn(command, null, log, log)
-    finally:
-        os.close(null)
-        os.close(log)
-
-
-def last_words() -> str:
-    """The end of what the command that was to bring the machine to life said."""
-    with open(LOG, "rb") as file:
-        file.seek(max(file.seek(0, os.SEEK_END) - _SAID_BYTES, 0))
-        return _printable(file.read())
+def animate(orders: Orders, image: str | None) -> Birth:
+    """Begin to start the container, or to restore it from an image. Raises `OSError` where that can't be begun."""
+    if image is None:
+        return Command(list(orders["start"]))
+    *command, name = list(orders["restore"])
+    return restorer(str(orders["control"]), image, [*command, "--image-path", image, name])
 
 
 def clear_up(orders: Orders) -> None:
@@ -130,23 +115,12 @@ def load_orders() -> Orders:
         return orders
 
 
-def _spawn(command: list[str], stdin: int, stdout: int, stderr: int) -> int:
-    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, stdout, stderr))]
-    return os.posix_spawn(
-        command[0], command, ENVIRONMENT, file_actions=actions, setsigdef=[signal.SIGPIPE], setsigmask=[]
-    )
-
-
 def _said(errors: int) -> str:
     time.sleep(0.001)
     try:
-        return _printable(os.read(errors, _SAID_BYTES))
+        return printable(os.read(errors, _SAID_BYTES).decode("utf-8", "replace"))
     except BlockingIOError:
         return "it said nothing"
-
-
-def _printable(data: bytes) -> str:
-    return "".join(char if char.isprintable() else " " for char in data.decode("utf-8", "replace")).strip()
 
 
 def _unlink(path: str) -> None:

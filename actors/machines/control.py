@@ -75,7 +75,7 @@ async def _answer(line: socket.socket) -> dict[str, object]:
         if not piece:
             raise MachineError("no checkpoint: the machine ended")
         said += piece
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             answer = json.loads(said)
             if isinstance(answer, dict):
                 return answer

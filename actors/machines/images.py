@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,8 @@ RECORD = "snapshot.json"
 IMAGE = "image"
 _NEW = ".new"
 _SMALL_BYTES = 16 * 1024**2
+_DISK = ThreadPoolExecutor(max_workers=16, thread_name_prefix="durable")
+"""Who waits for the disk. They stay, since to begin a thread costs a snapshot more than most of what it does."""
 
 
 class Images:
@@ -61,12 +63,15 @@ class Images:
         """
         paths = sorted((fresh / IMAGE).iterdir(), key=lambda path: path.stat().st_size)
         # Digests need a CPU and durability a disk, and the small files need not wait for the large one.
-        with ThreadPoolExecutor(max_workers=2) as disk:
-            durable = [disk.submit(_sync, *paths[-1:]), disk.submit(_sync, *paths[:-1], fresh / IMAGE)]
+        durable = [_DISK.submit(_sync, *paths[-1:]), _DISK.submit(_sync, *paths[:-1], fresh / IMAGE)]
+        try:
             record = record_of({path.name: _digest(path) for path in paths})
             _write_record(fresh, record)
-            for one in durable:
-                one.result()
+        finally:
+            # Also where that failed: whoever removes the files is to find nobody at them.
+            wait(durable)
+        for one in durable:
+            one.result()
         fresh.rename(self.path(record.snapshot_id))
         _sync(self.folder)
         return self._read(record.snapshot_id)

@@ -30,7 +30,7 @@ if __name__ == "__main__":
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from actors.machines import cgroups, supervisor
-from actors.machines.container import ENVIRONMENT
+from actors.machines.birth import ENVIRONMENT
 
 REQUEST_BYTES = 65536
 SAID_BYTES = 4000

@@ -13,6 +13,7 @@ import time
 
 from actors.guest.frames import HEADER_BYTES, FrameError, header
 from actors.machines import cgroups, container
+from actors.machines.birth import Birth
 from actors.machines.container import Orders
 
 HIGH_WATER = 1024 * 1024
@@ -62,9 +63,8 @@ class Relay:
         self.stderr_room = STDERR_BYTES
         self.stderr_file = os.open("stderr.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self.fault = ""
-        self.command = 0
-        """The process that brings the machine to life; 0 once it has."""
-        self.command_end = -1
+        self.birth: Birth | None = None
+        """What brings the machine to life; None once it has."""
         self.ended = False
         self.end_by = 0.0
         """Until when the machine may take to end; 0 while it is to live."""
@@ -74,8 +74,10 @@ class Relay:
 
     def animate(self, orders: Orders, image: str | None, said: bytes) -> None:
         """Begin to bring the machine to life; the stream may be used at once, and `said` has been said on it."""
-        self.command = container.animate(orders, image)
-        self.command_end = os.pidfd_open(self.command)
+        try:
+            self.birth = container.animate(orders, image)
+        except OSError as error:
+            self._fail(f"it could not be brought to life: {error}")
         if self.client is not None:
             self._hear(self.client, said)
 
@@ -92,8 +94,8 @@ class Relay:
             if self.end_by:
                 self._end()
         self._last_words()
-        if self.command:
-            self._command_done()
+        if self.birth is not None and not self._hear_birth() and not self.end_by:
+            self.fault = "it ended while it came to life"
         _, status = os.waitpid(self.pid, 0)
         code = os.waitstatus_to_exitcode(status)
         return code if code >= 0 else 128 - code
@@ -104,8 +106,8 @@ class Relay:
         self._close_stdin()
         for pid in cgroups.processes(self.group):
             cgroups.end_process(pid)
-        if self.command:
-            cgroups.end_process(self.command)
+        if self.birth is not None:
+            self.birth.cut_short()
         if time.monotonic() > self.end_by:
             cgroups.end_process(self.pid)
 
@@ -120,8 +122,8 @@ class Relay:
         read, write = selectors.EVENT_READ, selectors.EVENT_WRITE
         client = self.client
         wanted = {self.listener.fileno(): read, self.pidfd: read, self.alarm: read}
-        if self.command:
-            wanted[self.command_end] = read
+        if self.birth is not None:
+            wanted[self.birth.fd] = read
         if self.stderr >= 0:
             wanted[self.stderr] = read
         if self.stdout >= 0 and (client is None or len(client.outgoing) < HIGH_WATER):
@@ -147,9 +149,8 @@ class Relay:
             return  # Closed by an event before it in this round.
         if fd == self.pidfd:
             self.ended = True
-        elif fd == self.command_end:
-            self._forget(fd)
-            self._command_done()
+        elif self.birth is not None and fd == self.birth.fd:
+            self._hear_birth()
         elif fd == self.alarm:
             os.read(self.alarm, _CHUNK)
             self.end_by = time.monotonic() + _END_SECONDS
@@ -167,15 +168,22 @@ class Relay:
             if mask & selectors.EVENT_WRITE and client is self.client:
                 self._write_client(client)
 
-    def _command_done(self) -> None:
-        """The command that brings the machine to life is done; where it failed, there is nothing to wait for."""
-        _, status = os.waitpid(self.command, 0)
-        os.close(self.command_end)
-        self.command, self.command_end = 0, -1
-        code = os.waitstatus_to_exitcode(status)
-        if code != 0 and not self.end_by:
-            self.fault = f"runsc failed with exit code {code}: {container.last_words()}"
-            self.end_by = time.monotonic() + _END_SECONDS
+    def _hear_birth(self) -> bool:
+        """Whether the machine has come to life, or failed to; where it failed, there is nothing to wait for."""
+        assert self.birth is not None
+        wrong = self.birth.hear()
+        if wrong is None:
+            return False
+        self._forget(self.birth.fd)
+        self.birth.close()
+        self.birth = None
+        if wrong and not self.end_by:
+            self._fail(wrong)
+        return True
+
+    def _fail(self, fault: str) -> None:
+        self.fault = fault
+        self.end_by = time.monotonic() + _END_SECONDS
 
     def _accept(self) -> None:
         try:
@@ -214,8 +222,7 @@ class Relay:
             whole = whole_frames(self.from_guest)
         except FrameError as error:
             # A guest that breaks the framing can't be understood again; what it holds is lost either way.
-            self.fault = f"the guest agent broke the protocol: {error}"
-            self.end_by = time.monotonic() + _END_SECONDS
+            self._fail(f"the guest agent broke the protocol: {error}")
             return True
         if self.client is not None:
             self.client.outgoing += self.from_guest[:whole]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from actors.machines import cgroups
 from actors.machines.bundle import LIVE, host_tasks, make_root, oci_config
+from actors.machines.control import KNOWN, control_socket
 from actors.machines.launch import ORDERS
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class Slots:
             "create": runsc.command(state, "create", "--bundle", str(root.parent), "--pid-file", "pid", machine_id),
             "start": runsc.command(state, "start", machine_id),
             "restore": runsc.command(state, "restore", "--detach", machine_id),
+            "control": str(control_socket(state, machine_id)) if runsc.release in KNOWN else "",
             "group": machine_id,
             "state": str(state),
             "slot": str(root.parent),

@@ -76,6 +76,7 @@ def test_the_files_go_with_the_request_and_the_sandbox_goes_on(tmp_path: Path) -
         (b"", "the machine ended"),
         (b"[true]", "the machine ended"),
         (b"{" * 70_000, "makes no sense"),
+        (b"[" * 70_000, "makes no sense"),
         (b"\xff\xfe", "the machine ended"),
     ],
 )

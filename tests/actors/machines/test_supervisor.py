@@ -61,7 +61,7 @@ class Machine:
         # As `runsc create` does: what it starts goes on without it.
         create = f"exec 3<&0; {shlex.join(command)} <&3 3<&- & echo $! > pid"
         life = ["/bin/sh", "-c", comes_to_life, "x"]
-        orders = {"group": self.id, "state": str(storage / "state"), "slot": str(self.slot)} | {
+        orders = {"group": self.id, "state": str(storage / "state"), "slot": str(self.slot), "control": ""} | {
             "create": ["/bin/sh", "-c", create],
             "start": life,
             "restore": life,
