@@ -79,7 +79,8 @@ class BtrfsVolumes:
 
     def prepare(self) -> None:
         """Mount the pool, made where there is none."""
-        if self._simple_quotas is not None and self._is_mounted():
+        # All the mounts of a node are a millisecond's reading; that something is mounted there is a glance.
+        if self._simple_quotas is not None and os.path.ismount(self.pool):
             return
         with locked(self.storage / "pool.lock"):
             self.storage.chmod(0o700)
@@ -115,7 +116,7 @@ class BtrfsVolumes:
 
     def path(self, sandbox_id: str) -> Path | None:
         """The subvolume of a sandbox."""
-        if self.image.exists() or self._is_mounted():
+        if self.image.exists() or os.path.ismount(self.pool):
             self.prepare()
         tree = self._sandboxes / sandbox_id
         return tree if tree.is_dir() else self.placed(sandbox_id)

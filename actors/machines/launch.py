@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from actors.machines import cgroups, nursery
 from actors.machines.container import clear_up
@@ -157,15 +157,28 @@ def end_machine(folder: MachineFolder, machine_id: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.close(pidfd)
+    ended = _read(folder.path / EXIT)
+    if ended is not None and ended.get("cleared") is True:
+        return
     # For a supervisor that died before its machine: what it would have done.
     cgroups.thaw(machine_id)
-    try:
-        clear_up(json.loads((folder.path / ORDERS).read_bytes()))
-    except (FileNotFoundError, ValueError):
+    orders = _read(folder.path / ORDERS)
+    if orders is not None:
+        clear_up(orders)
+    else:
         cgroups.kill(machine_id)
     # One that said how it ended sees to the control groups, too.
-    if not (folder.path / EXIT).exists():
+    if ended is None:
         cgroups.remove(machine_id)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What a supervisor wrote, or was told; None where it is not there, or half there."""
+    try:
+        told = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return told if isinstance(told, dict) else None
 
 
 def _wait_readable(fd: int, seconds: float) -> bool:

@@ -38,15 +38,16 @@ _ORDER_BYTES = 65536
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 
 
-def write_exit(code: int, fault: str, oom: bool) -> None:
-    """Say how the machine ended, all at once or not at all."""
+def write_exit(code: int, fault: str, *, oom: bool, cleared: bool) -> None:
+    """Say how the machine ended, and whether all that it left is gone; all at once or not at all."""
     reason = "exited"
     if os.path.exists("killed"):
         reason = "killed"
     elif oom:
         reason = "out_of_memory"
+    told = {"reason": reason, "exit_code": code, "detail": fault, "ended_at": time.time(), "cleared": cleared}
     with open("exit.json.new", "w", encoding="utf-8") as file:
-        json.dump({"reason": reason, "exit_code": code, "detail": fault, "ended_at": time.time()}, file)
+        json.dump(told, file)
     os.replace("exit.json.new", "exit.json")
 
 
@@ -81,11 +82,13 @@ def supervise(orders: Orders, line: socket.socket) -> None:
     relay.animate(orders, order["image"], rest)
     code = relay.run()
     oom = cgroups.oom_kills(str(orders["group"])) > 0
+    cleared = False
     try:
         clear_up(orders)
+        cleared = True
     except OSError as error:
         relay.fault = relay.fault or f"could not clear up: {error}"
-    write_exit(code, relay.fault, oom)
+    write_exit(code, relay.fault, oom=oom, cleared=cleared)
     relay.close()
     remove_groups(orders)
 

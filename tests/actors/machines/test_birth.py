@@ -105,7 +105,7 @@ def test_what_can_not_be_asked_leaves_nothing_open(tmp_path: Path, image: Path) 
         return len(os.listdir("/proc/self/fd"))
 
     before = opened()
-    with pytest.raises(FileNotFoundError, match="checkpoint.img"):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint\.img"):
         Restore(str(tmp_path / "sock"), str(image / "none"))
     with pytest.raises(FileNotFoundError):
         Restore(str(tmp_path / "sock"), str(image))
