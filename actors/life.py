@@ -325,14 +325,16 @@ class Life:
         await self.record(self.snapshotting.told(taken, reason))
         return taken.snapshot_id
 
-    async def snapshot_soon(self, reason: Literal["turn", "call", "every"]) -> bool:
+    async def snapshot_soon(self, reason: Literal["turn", "call", "every"], of_version: int = 0) -> bool:
         """Take a snapshot of a machine that is in memory; whether there is one.
 
-        Returns when it is as it was, running or frozen; the snapshot is recorded later.
+        Returns when it is as it was, running or frozen; the snapshot is recorded later. `of_version` is the version it is
+        of, 0 for that of the moment.
         """
         if self.machine is None or self.state.phase not in (fold.Phase.RUNNING, fold.Phase.FROZEN):
             return False
-        await self.snapshotting.begin(self.machine, reason, frozen=self.state.phase is fold.Phase.FROZEN)
+        frozen = self.state.phase is fold.Phase.FROZEN
+        await self.snapshotting.begin(self.machine, reason, frozen=frozen, of_version=of_version)
         return True
 
     async def _alive(self, what: str) -> Machine:

@@ -1,4 +1,4 @@
-"""How many tool calls begin at the same moment on a node: what makes a crowd of short calls take turns.
+"""How much begins at the same moment on a node: what makes a crowd of short calls, and their snapshots, take turns.
 
 gVisor's threads spin for a while before they sleep. A hundred sandboxes that wake up together spin against each other:
 on two cores each of a hundred trivial calls was seen to use 360 to 740 ms of CPU, and 15 ms alone. So a call has a
@@ -28,6 +28,8 @@ class Pace:
         first_seconds: how long those are.
         """
         self._places = asyncio.Semaphore(places)
+        self.snapshot = asyncio.Semaphore(max(1, places // 4))
+        """A place of the snapshots; held until the guest runs again."""
         self._first_seconds = first_seconds
 
     @asynccontextmanager

@@ -14,6 +14,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 
+from actors.due import DueSnapshots
 from actors.handle import SandboxBusy, SandboxFailed
 from actors.life import Life
 from actors.machines.protocol import EndReason, GuestProtocolError, MachineEnd, MachineError, MachineGone
@@ -27,7 +28,6 @@ from actors.outcome import (
     out_of_memory_text,
     recorded_outcome,
 )
-from actors.snapshotting import policy_wants
 from actors.spool import Spool, spool_path
 from actors.visits.records import end_visits_of_the_dead, record_end
 from actors.visits.registry import Visits
@@ -62,8 +62,7 @@ class Sandbox:
         self.visits = Visits()
         self._rests: FreezeReason | None = None
         """Why it is to rest again once its visitors are gone; None where it is in use."""
-        self._calls_since_snapshot = 0
-        """How many ended since the last snapshot."""
+        self._due = DueSnapshots(self._life, self._call_turn, self.visits)
 
     @property
     def state(self) -> fold.SandboxState:
@@ -73,8 +72,7 @@ class Sandbox:
     async def load(self) -> None:
         """Fold the stream; make the sandbox known where it is new."""
         await self._entity.load()
-        # Whoever had it before us may have died before the snapshot that was due.
-        self._calls_since_snapshot = min(len(self.state.calls), 1)
+        self._due.loaded()
         if self.state.phase is fold.Phase.ABSENT:
             await self._entity.execute(
                 "create",
@@ -119,6 +117,7 @@ class Sandbox:
         """
         if reason == "requested":
             async with self._alone(force):
+                self._due.resting()
                 await self._life.freeze(reason)
             return
         if self._context.freeze not in {"idle": ("turn", "call"), "call": ("call",)}[reason]:
@@ -128,21 +127,18 @@ class Sandbox:
             return
         async with self._call_turn, self._life.turn:
             if not self.visits:
+                self._due.resting()
                 await self._life.freeze(reason)
 
     async def snapshot_due(self, after: Literal["turn", "call"]) -> None:
-        """Take a snapshot where the settings want one now. Returns when the machine runs on.
+        """Take a snapshot where the settings want one: after a call at once, after a turn soon.
 
         One that could not be taken is a warning, and nothing else.
         """
-        if not policy_wants(self._context.snapshots, after, self._calls_since_snapshot):
-            return
-        if self._call_turn.locked() or self.visits.copying:
-            return  # somebody is at work in it already; the next one is as good
-        async with self._call_turn, self._life.turn:
-            reason = policy_wants(self._context.snapshots, after, self._calls_since_snapshot)
-            if reason is not None and await self._life.snapshot_soon(reason):
-                self._calls_since_snapshot = 0
+        if after == "turn":
+            self._due.after_turn()
+        else:
+            await self._due.after_call()
 
     async def stored(self, kept: fold.StoreSnapshot) -> None:
         """Record that the snapshot store has a snapshot of it."""
@@ -158,7 +154,7 @@ class Sandbox:
             await self.end_visits()
         async with self._alone(force, by_policy=reason in ("idle", "pressure")):
             await self._life.suspend(reason)
-            self._calls_since_snapshot = 0
+            self._due.taken()
 
     @asynccontextmanager
     async def _alone(self, force: bool, *, by_policy: bool = False) -> AsyncIterator[None]:
@@ -211,6 +207,7 @@ class Sandbox:
     async def kill(self, reason: Literal["session_over", "requested", "not_kept"]) -> None:
         """The end: machine and files are removed. A call that runs is cut off, visitors are sent away."""
         await self.visits.end_all()
+        await self._due.close()
         async with self._life.turn:
             await self._life.kill(reason)
 
@@ -218,6 +215,7 @@ class Sandbox:
         """Let go of the machine, which runs on for the next host."""
         await self.end_visits()
         self._context.door.dismiss(self)
+        await self._due.close()
         async with self._life.turn:
             await self._life.snapshotting.settled()
             machine = self._life.let_go()
@@ -391,7 +389,7 @@ class Sandbox:
 
     async def _execute_call(self, call: ToolCall, step: str, *commands: fold.Command) -> None:
         if step != "start":
-            self._calls_since_snapshot += 1
+            self._due.called()
         await self._entity.execute(f"{call.tool_use_id}/{step}", *commands, causation_id=call.tool_use_id)
 
     # --- files --------------------------------------------------------------------------------------------------

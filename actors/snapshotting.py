@@ -74,14 +74,17 @@ class Snapshotting:
                 await machine.freeze()
             raise SandboxFailed(str(error)) from error
 
-    async def begin(self, machine: Machine, reason: Reason, *, frozen: bool) -> None:
+    async def begin(self, machine: Machine, reason: Reason, *, frozen: bool, of_version: int = 0) -> None:
         """Take one, and return when the guest runs again, or is `frozen` again; the rest is done in the background.
+
+        Of the version of the moment, unless `of_version` says which the guest has been as it is since.
 
         One that can't be taken is a warning, and the machine runs on.
         """
         await self.settled()
         awake = asyncio.Event()
-        self._pending = asyncio.create_task(self._take(machine, reason, awake), name=f"snapshot {machine.sandbox_id}")
+        taking = self._take(machine, reason, awake, of_version)
+        self._pending = asyncio.create_task(taking, name=f"snapshot {machine.sandbox_id}")
         waiting = asyncio.create_task(awake.wait())
         try:
             await asyncio.wait([self._pending, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -135,12 +138,12 @@ class Snapshotting:
             of_version=of_version,
         )
 
-    async def _take(self, machine: Machine, reason: Reason, awake: asyncio.Event) -> None:
+    async def _take(self, machine: Machine, reason: Reason, awake: asyncio.Event, of_version: int) -> None:
         life = self._life
         versions: list[int] = []
 
         def woken() -> None:
-            versions.append(life.entity.version)
+            versions.append(of_version or life.entity.version)
             awake.set()
 
         snapshot_id = _new_id(reason)

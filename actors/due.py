@@ -1,0 +1,89 @@
+"""The snapshots of a sandbox that the settings want: after a turn, after each call, or after every so many.
+
+After a call it is taken before the next. After a turn nobody waits for it: the sandbox is put to rest first, and those
+of a crowd whose turns end at once are taken one by one. So the snapshot is of the version before the rest, since that
+changes nothing of the guest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Literal
+
+from actors.handle import SandboxFailed
+from actors.snapshotting import policy_wants
+from events import sandbox as fold
+
+if TYPE_CHECKING:
+    from actors.life import Life
+    from actors.visits.registry import Visits
+
+log = logging.getLogger(__name__)
+
+
+class DueSnapshots:
+    """Of one sandbox."""
+
+    def __init__(self, life: Life, call_turn: asyncio.Lock, visits: Visits) -> None:
+        """`call_turn` is held by who runs a call in it."""
+        self._life = life
+        self._call_turn = call_turn
+        self._visits = visits
+        self._calls = 0
+        """How many ended since the last snapshot."""
+        self._rested_at = 0
+        """The version from which on the machine has been frozen."""
+        self._task: asyncio.Task[None] | None = None
+
+    def loaded(self) -> None:
+        """Whoever had it before us may have died before the snapshot that was due."""
+        self._calls = min(len(self._life.state.calls), 1)
+
+    def called(self) -> None:
+        """A call ended."""
+        self._calls += 1
+
+    def taken(self) -> None:
+        """A snapshot has all that happened."""
+        self._calls = 0
+
+    def resting(self) -> None:
+        """The machine is about to be frozen; to be called with the turn of `Life`."""
+        if self._life.state.phase is fold.Phase.RUNNING:
+            self._rested_at = self._life.entity.version
+
+    async def after_call(self) -> None:
+        """Take one, where one is wanted now. Returns when the machine runs on."""
+        await self._take("call")
+
+    def after_turn(self) -> None:
+        """Take one soon, where one is wanted."""
+        if self._wanted("turn") and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._in_turn(), name=f"due {self._life.sandbox_id}")
+
+    async def close(self) -> None:
+        """Take none that was not begun."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _wanted(self, after: Literal["turn", "call"]) -> Literal["turn", "call", "every"] | None:
+        return policy_wants(self._life.context.snapshots, after, self._calls)
+
+    async def _in_turn(self) -> None:
+        # First the place, since a call of this sandbox is not to wait for that.
+        async with self._life.context.pace.snapshot:
+            try:
+                await self._take("turn")
+            except SandboxFailed as error:
+                log.warning("no snapshot taken sandbox_id=%s %s", self._life.sandbox_id, error)
+
+    async def _take(self, after: Literal["turn", "call"]) -> None:
+        if not self._wanted(after) or self._call_turn.locked() or self._visits.copying:
+            return  # where somebody is at work in it already, the next one is as good
+        async with self._call_turn, self._life.turn:
+            reason = self._wanted(after)
+            version = self._rested_at if self._life.state.phase is fold.Phase.FROZEN else 0
+            if reason is not None and await self._life.snapshot_soon(reason, version):
+                self._calls = 0
