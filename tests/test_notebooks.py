@@ -56,4 +56,7 @@ def test_debug_a_regression(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     pages = "\n".join(shown(book, "text/html"))
     for words in ("FAIL: test_garbage", "It can be rebuilt", "durations.py"):
         assert words in pages
-    assert r"\\s*)*" in "\n".join(shown(book, "text/plain"))
+    said = "".join(one["text"] for cell in book.cells for one in cell.get("outputs", []) if one.get("name") == "stdout")
+    for words in (r"+[smhdw]\s*)*", "is to blame", "is a branch of", "instead", "FAIL: test_garbage"):
+        assert words in said, said
+    assert "error" not in said.casefold(), said

@@ -24,6 +24,7 @@ from events.console import console, print_json
 from events.errors import HourglassError
 from events.home import LOG_NAME
 from events.sqlite_log import SqliteLog
+from events.types import BisectFound, ToolCallCompleted, ToolCallStarted
 from replay.demo.app import Errand, start
 from replay.demo.screen import Story
 from replay.library import Library
@@ -35,8 +36,9 @@ from replay.user import first_message
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ERRANDS = ("fix-the-bug", "tidy-the-logs")
-_FILES = {"fix-the-bug": "/workspace/durations.py", "tidy-the-logs": "/workspace/report.md"}
+_ERRANDS = ("fix-the-bug", "break-the-tests")
+_FILES = {"fix-the-bug": "/workspace/durations.py", "break-the-tests": "/workspace/README.md"}
+_UNITTEST = ("python3", "-B", "-m", "unittest")
 PACE_SECONDS = 0.4
 """Between two events of a recorded agent: it would be over before anybody has read a line."""
 _LONGEST_SECONDS = 110.0
@@ -152,9 +154,10 @@ def _run(run: Demo, local: LocalHourglass) -> dict[str, Any]:
     kept = _pause_and_fork(run, local, errands[0])
     files = _fetch(run, local, errands)
     _verify(run, local)
+    regression = _bisect_and_branch(run, local, found["sessions"][1]["sandboxes"][0])
     with run.step("all stopped", "leases handed back, machines ended, sandboxes removed; the log is kept"):
         _stop(local)
-    return found | {"kept": kept, "files": files, "verified": True}
+    return found | {"kept": kept, "files": files, "verified": True, "regression": regression}
 
 
 def _errands(run: Demo, local: LocalHourglass) -> list[Errand]:
@@ -252,6 +255,39 @@ def _verify(run: Demo, local: LocalHourglass) -> None:
     run.title("Is the log whole? Each row is hashed over the one before it")
     said = _command(run, local, "log", "verify")
     run.screen.print(Padding(Text(clean(said.strip())), (0, 2)))
+
+
+def _bisect_and_branch(run: Demo, local: LocalHourglass, sandbox: str) -> dict[str, Any]:
+    """Which edit of a session broke its tests, and a sandbox that goes on from right before it."""
+    run.title("The other session ended with a test that fails. Which of its calls broke it?")
+    with SqliteLog(run.home / LOG_NAME, read_only=True) as log:
+        good, bad = _tested(log, sandbox)
+        versions = ("--good", str(good), "--bad", str(bad))
+        _shown(run, _command(run, local, "bisect", sandbox, *versions, "--jobs", "2", "--", *_UNITTEST))
+        [evidence] = [name for name in log.streams() if name.startswith("bisect-")]
+        [found] = [data for data in log.read_data(evidence) if isinstance(data, BisectFound)]
+        run.title("A sandbox that goes on from right before that, with its files, its processes and its memory")
+        before = set(log.streams())
+        _shown(run, _command(run, local, "branch", f"{sandbox}@{found.good}", "--yes"))
+        [branch] = [name for name in log.streams() if name.startswith("sandbox-") and name not in before]
+    _shown(run, _command(run, local, "branches", sandbox))
+    return {"sandbox": sandbox, "good": found.good, "bad": found.bad, "branch": branch.removeprefix("sandbox-")}
+
+
+def _tested(log: SqliteLog, sandbox: str) -> tuple[int, int]:
+    """The versions after the first and the last call that ran the tests."""
+    tests: set[str] = set()
+    versions = []
+    for version, data in enumerate(log.read_data(f"sandbox-{sandbox}"), start=1):
+        if isinstance(data, ToolCallStarted) and "unittest" in str(data.input.get("command")):
+            tests.add(data.tool_use_id)
+        elif isinstance(data, ToolCallCompleted) and data.tool_use_id in tests:
+            versions.append(version)
+    return versions[0], versions[-1]
+
+
+def _shown(run: Demo, said: str) -> None:
+    run.screen.print(Padding(Text("\n".join(map(clean, said.rstrip().splitlines()))), (0, 2)))
 
 
 def _command(run: Demo, local: LocalHourglass, *arguments: str) -> str:
