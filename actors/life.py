@@ -328,8 +328,8 @@ class Life:
     async def snapshot_soon(self, reason: Literal["turn", "call", "every"], of_version: int = 0) -> bool:
         """Take a snapshot of a machine that is in memory; whether there is one.
 
-        Returns when it is as it was, running or frozen; the snapshot is recorded later. `of_version` is the version it is
-        of, 0 for that of the moment.
+        Returns when it is as it was, running or frozen; the snapshot is recorded later. It is of the version
+        `of_version`; 0: of the moment's.
         """
         if self.machine is None or self.state.phase not in (fold.Phase.RUNNING, fold.Phase.FROZEN):
             return False
