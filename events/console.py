@@ -7,6 +7,7 @@ makes every such character visible, and text goes to rich as `Text`, in which ma
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import IO, TYPE_CHECKING, Any
 
@@ -27,9 +28,13 @@ _OUR_PACKAGES = ("events", "actors", "replay")
 
 
 def console(stream: IO[str] | None = None) -> Console:
-    """A console on stdout, or on another stream; made when it is needed, since tests and commands change stdout."""
+    """A console on stdout, or on another stream; made when it is needed, since tests and commands change stdout.
+
+    As wide as the terminal, or as `COLUMNS` says; 160 columns where there is neither.
+    """
     file = stream if stream is not None else sys.stdout
-    return Console(file=file, width=None if file.isatty() else _PIPE_WIDTH, highlight=False, emoji=False)
+    known = file.isatty() or "COLUMNS" in os.environ
+    return Console(file=file, width=None if known else _PIPE_WIDTH, highlight=False, emoji=False)
 
 
 def clean(text: object, limit: int | None = None) -> str:

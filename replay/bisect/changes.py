@@ -105,7 +105,7 @@ def _diff(old: object, new: object) -> str:
     hunks = unified(old, new)
     if hunks is None:
         return "(too much to be shown)"
-    # Where in the file they are, the call does not say.
-    lines = [line[:_LONGEST] for line in hunks if not line.startswith("@@")]
+    # Where in the file they are, and whether a line ends there, the call does not say.
+    lines = [line[:_LONGEST] for line in hunks if not line.startswith(("@@", "\\"))]
     more = [f"… {len(lines) - _MOST_LINES:,} more lines"] if len(lines) > _MOST_LINES else []
     return "\n".join(lines[:_MOST_LINES] + more)

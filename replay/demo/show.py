@@ -46,6 +46,7 @@ _FORKS = 3
 _LOOK_SECONDS = 0.1
 _INTERRUPTED = 130
 _SHOWN_LINES = 30
+_INDENT = 2
 _WIDTH = 100
 _FEWEST_ROWS, _MOST_ROWS = 4, 14
 _AROUND_PANELS = 12
@@ -287,7 +288,7 @@ def _tested(log: SqliteLog, sandbox: str) -> tuple[int, int]:
 
 
 def _shown(run: Demo, said: str) -> None:
-    run.screen.print(Padding(Text("\n".join(map(clean, said.rstrip().splitlines()))), (0, 2)))
+    run.screen.print(Padding(Text("\n".join(map(clean, said.rstrip().splitlines()))), (0, _INDENT)))
 
 
 def _command(run: Demo, local: LocalHourglass, *arguments: str) -> str:
@@ -295,7 +296,8 @@ def _command(run: Demo, local: LocalHourglass, *arguments: str) -> str:
     shown = " ".join(arguments)
     run.screen.print(Text("$ ", "dim").append(f"hourglass {shown}", "bold"), soft_wrap=True)
     command = [sys.executable, "-c", "from events.cli import main; main()", *arguments]
-    variables = local.variables({"HOURGLASS_HOME": str(run.home)})
+    # Told to it, since what it prints is caught.
+    variables = local.variables({"HOURGLASS_HOME": str(run.home), "COLUMNS": str(run.screen.width - 2 * _INDENT)})
     done = subprocess.run(command, env=variables, cwd=run.home, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         why = done.stderr.strip() or done.stdout.strip()

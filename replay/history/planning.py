@@ -96,7 +96,7 @@ def _notes(line: Line, chosen: SnapshotTaken | None, walked: Walk) -> list[str]:
         notes.append(f"the log has no {line.missing}, which its history begins with, and no snapshot of it is left")
     elif chosen is None:
         notes.append(
-            f"no snapshot of it is left, so all of it is run again on the template {line.template!r}, "
+            f"no snapshot up to there is left, so all of it is run again on the template {line.template!r}, "
             "which may have been built anew since"
         )
     first = chosen.place.segment if chosen else 0

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from actors import uploads
+from actors import isolation, uploads
 from actors.machines.drivers import make_driver
 from actors.machines.exchange import Exchange
 from actors.operations import Operations
+from actors.pace import Pace
 from actors.snapshotting import policy_wants
 from events import tree_reader
 from events.snapshots import SnapshotStore
@@ -112,6 +113,34 @@ async def test_a_sandbox_comes_back_from_the_store_alone(storing: Service) -> No
             await driver.drop_snapshot(one)
         assert await local(storing, sandbox) == []
         assert await second_turn(storing, session_id) == KEPT
+
+
+async def test_one_that_waits_for_others_keeps_nobody_awake_and_nobody_waiting(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = asyncio.Semaphore(0)
+
+    def held(places: int) -> Pace:
+        pace = Pace(places)
+        pace.snapshot = others
+        return pace
+
+    monkeypatch.setattr(isolation, "Pace", held)
+    async with service.up():
+        session_id, sandbox = await served(service)
+        await service.recorded(sandbox, "sandbox.frozen")
+        assert await second_turn(service, session_id) == KEPT
+        await service.recorded(sandbox, "sandbox.frozen", count=2)
+        assert taken(service, sandbox) == []
+        others.release()
+        (event,) = await service.recorded(sandbox, "sandbox.snapshotted")
+        assert isinstance(event.data, SandboxSnapshotted)
+        # One for both turns, of the last call of the second: at rest it was as that call had left it.
+        history = service.history(sandbox)
+        of = event.data.of_version
+        assert [one.type for one in history[of - 1 : of + 1]] == ["tool_call.completed", "sandbox.frozen"]
+        assert [one.type for one in history].index("sandbox.snapshotted") > of
+    assert [one.reason for one in taken(service, sandbox)] == ["turn", "suspend"]
 
 
 async def test_older_ones_are_in_the_store_alone(storing: Service, store: SnapshotStore) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from events.sqlite_log import SqliteLog
+from events.types import SandboxBranched, ToolCallStarted
 from replay.demo.show import DemoFailed
 from replay.local import Daemon, LocalHourglass, NotEnded, NotStarted, storage
 from replay.timeline import find, read
@@ -79,10 +80,10 @@ def test_the_demo_shows_two_sessions_and_leaves_the_log_alone(tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
-    assert [one["recording"] for one in found["sessions"]] == ["fix-the-bug", "tidy-the-logs"]
-    assert [one["calls"] for one in found["sessions"]] == [16, 12]
+    assert [one["recording"] for one in found["sessions"]] == ["fix-the-bug", "break-the-tests"]
+    assert [one["calls"] for one in found["sessions"]] == [16, 13]
     assert "total += int(number)" in (home / "durations.py").read_text()
-    assert "| /checkout | 44 |" in (home / "report.md").read_text()
+    assert "Weeks are `w`." in (home / "README.md").read_text()
     with SqliteLog(home / "log.db", read_only=True) as log:
         assert log.verify() is None
         # One fork of three took its parent's place.
@@ -91,6 +92,14 @@ def test_the_demo_shows_two_sessions_and_leaves_the_log_alone(tmp_path: Path) ->
         parent = [event.type for event in log.read(f"sandbox-{found['sessions'][0]['sandboxes'][0]}")]
         assert parent.count("sandbox.forked") == 3
         assert parent[-1] == "sandbox.killed"
+        # The edit that broke a test is found, and a branch begins right before it.
+        broken = found["regression"]
+        [blamed] = [one.data for one in log.read(f"sandbox-{broken['sandbox']}") if one.version == broken["bad"] - 1]
+        assert isinstance(blamed, ToolCallStarted)
+        assert blamed.input["new_string"] == r"[smhdw]\s*)*"
+        begun = next(log.read_data(f"sandbox-{broken['branch']}"))
+        assert isinstance(begun, SandboxBranched)
+        assert (begun.parent, begun.parent_version) == (broken["sandbox"], broken["good"])
         for one in found["sessions"]:
             timeline = read(log, find(log, one["session_id"]))
             assert timeline.totals.posted == one["calls"]

@@ -52,7 +52,7 @@ def test_an_edit_tells_what_it_changed(log: SqliteLog) -> None:
     put(log, A, call("d", "edit", {"file_path": 7, "old_string": ["odd"]}))
     found = changes(log, STREAM, 2, 10)
     assert [one.edited for one in found] == [
-        " a\n-b\n+B\n c\n\\ No newline at end of file",
+        " a\n-b\n+B\n c",
         "+new",
         "",
         "",
