@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_UNUSED = (fold.Phase.CREATED, fold.Phase.ABSENT)
 NEXT_STEP = (
     f"name a branch that is free, or take {BRANCH_KEY} out of the session's metadata for a new sandbox, and send "
     "another message; `hourglass sandboxes` shows what there is"
@@ -50,7 +51,7 @@ async def adopt(host: Host, session_id: str, claim_id: str, named: str) -> Sandb
     if current == named:
         return None
     before = await read_state(host.journal, current)
-    if before.phase not in (fold.Phase.CREATED, fold.Phase.ABSENT):
+    if before.phase not in _UNUSED:
         log.info("metadata name another sandbox, ignored session_id=%s sandbox_id=%s", session_id, current)
         return None
     try:
@@ -64,7 +65,8 @@ async def adopt(host: Host, session_id: str, claim_id: str, named: str) -> Sandb
         await host.let_go(current)
         await host.let_go(named)
         try:
-            await _record(host, session_id, current, named)
+            if not await _record(host, session_id, current, named):
+                return None
         except IllegalTransition as error:
             # Another session was faster, or somebody killed it.
             raise BranchRefused(str(error)) from error
@@ -74,7 +76,8 @@ async def adopt(host: Host, session_id: str, claim_id: str, named: str) -> Sandb
     return await host.sandbox(named, session_id)
 
 
-async def _record(host: Host, session_id: str, current: str, named: str) -> None:
+async def _record(host: Host, session_id: str, current: str, named: str) -> bool:
+    """Whether it does: not where something has begun to run in the sandbox that it has, since that was looked at."""
     of_session = host.session(session_id)
     await of_session.load()
     previous, branch = (
@@ -82,6 +85,8 @@ async def _record(host: Host, session_id: str, current: str, named: str) -> None
         for one in (current, named)
     )
     await previous.load()
+    if previous.state.phase not in _UNUSED:
+        return False
     is_there = previous.state.phase is not fold.Phase.ABSENT
     told = session.KeepSandbox(
         sandbox_id=named,
@@ -97,6 +102,7 @@ async def _record(host: Host, session_id: str, current: str, named: str) -> None
         (branch, (fold.Adopt(session_id=session_id),)),
         *([(previous, (fold.Kill(reason="replaced"),))] if is_there else []),
     )
+    return True
 
 
 async def _check(journal: Journal, session_id: str, named: str) -> None:

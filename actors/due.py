@@ -16,6 +16,8 @@ from actors.snapshotting import policy_wants
 from events import sandbox as fold
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from actors.life import Life
     from actors.visits.registry import Visits
 
@@ -25,11 +27,17 @@ log = logging.getLogger(__name__)
 class DueSnapshots:
     """Of one sandbox."""
 
-    def __init__(self, life: Life, call_turn: asyncio.Lock, visits: Visits) -> None:
-        """`call_turn` is held by who runs a call in it."""
+    def __init__(
+        self, life: Life, call_turn: asyncio.Lock, visits: Visits, rest_again: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Args:
+        call_turn: held by who runs a call in it.
+        rest_again: puts it to rest where it is to be and nobody is in it; who left it during a snapshot could not.
+        """
         self._life = life
         self._call_turn = call_turn
         self._visits = visits
+        self._rest_again = rest_again
         self._calls = 0
         """How many ended since the last snapshot."""
         self._rested_at = 0
@@ -59,8 +67,10 @@ class DueSnapshots:
 
     def after_turn(self) -> None:
         """Take one soon, where one is wanted."""
-        if self._wanted("turn") and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self._in_turn(), name=f"due {self._life.sandbox_id}")
+        if self._wanted("turn"):
+            self._task = asyncio.create_task(
+                self._in_turn(self._calls, self._task), name=f"due {self._life.sandbox_id}"
+            )
 
     async def close(self) -> None:
         """Take none that was not begun."""
@@ -71,19 +81,32 @@ class DueSnapshots:
     def _wanted(self, after: Literal["turn", "call"]) -> Literal["turn", "call", "every"] | None:
         return policy_wants(self._life.context.snapshots, after, self._calls)
 
-    async def _in_turn(self) -> None:
-        # First the place, since a call of this sandbox is not to wait for that.
-        async with self._life.context.pace.snapshot:
-            try:
-                await self._take("turn")
-            except SandboxFailed as error:
-                log.warning("no snapshot taken sandbox_id=%s %s", self._life.sandbox_id, error)
+    async def _in_turn(self, calls: int, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            # Once another call has ended, the snapshot after its turn is as good.
+            while self._calls == calls and not await self._at_its_place(calls):
+                pass
+            await self._rest_again()
+        except SandboxFailed as error:
+            log.warning("no snapshot taken, or not at rest sandbox_id=%s %s", self._life.sandbox_id, error)
 
-    async def _take(self, after: Literal["turn", "call"]) -> None:
-        if not self._wanted(after) or self._call_turn.locked() or self._visits.copying:
-            return  # where somebody is at work in it already, the next one is as good
+    async def _at_its_place(self, calls: int) -> bool:
+        """Wait until nobody is in the way, then for a place, and take one; False where somebody was quicker."""
+        await self._visits.wait_none(copies=True)
+        async with self._call_turn:
+            pass  # whoever has it may take long, and others are to have the place meanwhile
+        async with self._life.context.pace.snapshot:
+            return self._calls != calls or await self._take("turn")
+
+    async def _take(self, after: Literal["turn", "call"]) -> bool:
+        """Whether it was tried, or is not wanted any more; not while somebody is at work in the sandbox."""
+        if self._call_turn.locked() or self._visits.copying:
+            return not self._wanted(after)
         async with self._call_turn, self._life.turn:
             reason = self._wanted(after)
             version = self._rested_at if self._life.state.phase is fold.Phase.FROZEN else 0
             if reason is not None and await self._life.snapshot_soon(reason, version):
                 self._calls = 0
+        return True

@@ -326,7 +326,7 @@ class Life:
         return taken.snapshot_id
 
     async def snapshot_soon(self, reason: Literal["turn", "call", "every"], of_version: int = 0) -> bool:
-        """Take a snapshot of a machine that is in memory; whether there is one.
+        """Take a snapshot of a machine that is in memory; whether there is one, and it could be taken.
 
         Returns when it is as it was, running or frozen; the snapshot is recorded later. It is of the version
         `of_version`; 0: of the moment's.
@@ -334,8 +334,7 @@ class Life:
         if self.machine is None or self.state.phase not in (fold.Phase.RUNNING, fold.Phase.FROZEN):
             return False
         frozen = self.state.phase is fold.Phase.FROZEN
-        await self.snapshotting.begin(self.machine, reason, frozen=frozen, of_version=of_version)
-        return True
+        return await self.snapshotting.begin(self.machine, reason, frozen=frozen, of_version=of_version)
 
     async def _alive(self, what: str) -> Machine:
         if self.machine is None and self.state.phase in (fold.Phase.RUNNING, fold.Phase.FROZEN):

@@ -62,7 +62,7 @@ class Sandbox:
         self.visits = Visits()
         self._rests: FreezeReason | None = None
         """Why it is to rest again once its visitors are gone; None where it is in use."""
-        self._due = DueSnapshots(self._life, self._call_turn, self.visits)
+        self._due = DueSnapshots(self._life, self._call_turn, self.visits, self._rest_again)
 
     @property
     def state(self) -> fold.SandboxState:
@@ -466,12 +466,15 @@ class Sandbox:
                         await self._entity.execute(secrets.token_hex(8), *opened)
                 yield machine
         finally:
-            if self._rests and not self.visits and not self.visits.closed:
-                try:
-                    await self.rest(self._rests)
-                except SandboxFailed as error:
-                    # It goes to disk later, or its end is recorded by whoever watches it.
-                    log.warning("not at rest again sandbox_id=%s %s", self.sandbox_id, error)
+            try:
+                await self._rest_again()
+            except SandboxFailed as error:
+                # It goes to disk later, or its end is recorded by whoever watches it.
+                log.warning("not at rest again sandbox_id=%s %s", self.sandbox_id, error)
+
+    async def _rest_again(self) -> None:
+        if self._rests and not self.visits and not self.visits.closed:
+            await self.rest(self._rests)
 
     async def _visit_failed(self, machine: Machine, error: GuestProtocolError) -> None:
         """An agent that broke the protocol is not to be spoken to again; under a call, the call sees to it."""

@@ -327,9 +327,11 @@ class Session:
     async def _rest(self, reason: Literal["idle", "call"]) -> None:
         """The sandbox has nothing to do for now. One that can't be put to rest costs CPU, and that is all."""
         try:
-            await self._sandbox.rest(reason)
-            if reason == "idle":
-                await self._sandbox.snapshot_due("turn")
+            try:
+                await self._sandbox.rest(reason)
+            finally:
+                if reason == "idle":
+                    await self._sandbox.snapshot_due("turn")
         except SandboxFailed as error:
             log.warning("sandbox not frozen session_id=%s %s", self.claim.session_id, error)
 

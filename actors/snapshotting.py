@@ -13,9 +13,9 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
-from actors.entity import Replaced
+from actors.entity import Replaced, to_its_end
 from actors.handle import SandboxFailed
-from actors.machines.protocol import MachineError
+from actors.machines.protocol import MachineError, MachineGone
 from events import sandbox as fold
 from events.errors import HourglassError
 
@@ -63,6 +63,8 @@ class Snapshotting:
     def __init__(self, life: Life) -> None:
         self._life = life
         self._pending: asyncio.Task[None] | None = None
+        self._lost = False
+        """Whether the machine was another host's, or nobody's, when the last one was to be taken."""
 
     async def take(self, machine: Machine, reason: Reason, *, hold: bool, frozen: bool) -> Taken:
         """Take one, and return when it is durable. Raises `SandboxFailed`; the machine is as it was then."""
@@ -74,14 +76,15 @@ class Snapshotting:
                 await machine.freeze()
             raise SandboxFailed(str(error)) from error
 
-    async def begin(self, machine: Machine, reason: Reason, *, frozen: bool, of_version: int = 0) -> None:
+    async def begin(self, machine: Machine, reason: Reason, *, frozen: bool, of_version: int = 0) -> bool:
         """Take one, and return when the guest runs again, or is `frozen` again; the rest is done in the background.
 
         Of the version of the moment, unless `of_version` says which the guest has been as it is since.
 
-        One that can't be taken is a warning, and the machine runs on.
+        One that can't be taken is a warning, and the machine runs on; False then.
         """
         await self.settled()
+        self._lost = False
         awake = asyncio.Event()
         taking = self._take(machine, reason, awake, of_version)
         self._pending = asyncio.create_task(taking, name=f"snapshot {machine.sandbox_id}")
@@ -96,15 +99,18 @@ class Snapshotting:
             raise
         finally:
             waiting.cancel()
-            if frozen and machine is self._life.machine:
+            if frozen and machine is self._life.machine and not self._lost:
                 # It was thawed for it. Where it ended meanwhile, whoever watches it records that.
                 with suppress(MachineError):
-                    await machine.freeze()
+                    await to_its_end(machine.freeze())
+        return awake.is_set()
 
     async def settled(self) -> None:
         """Wait until nothing is done in the background."""
         if self._pending is not None:
             await asyncio.wait([self._pending])
+            if not self._pending.cancelled() and (error := self._pending.exception()):
+                log.error("a snapshot failed sandbox_id=%s", self._life.sandbox_id, exc_info=error)
             self._pending = None
 
     async def tidy(self) -> None:
@@ -151,6 +157,8 @@ class Snapshotting:
             taken = await machine.snapshot(snapshot_id, awake=woken)
             await life.record(self.told(taken, reason, versions[0]))
         except (MachineError, HourglassError, Replaced) as error:
+            # Whoever spoke to the guest meanwhile has it now, and may have thawed it.
+            self._lost = isinstance(error, (MachineGone, Replaced))
             log.warning("no snapshot taken sandbox_id=%s %s", life.sandbox_id, error)
             return
         await self.tidy()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 def pytest_configure() -> None:
     """A storage of its own for each process beyond the first that runs tests: some hide its template, or fill it."""
+    os.environ.pop("COLUMNS", None)  # pytest-xdist says how wide its own lines are, and commands would believe it
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
     if worker != "gw0":
         os.environ["HOURGLASS_STORAGE"] = f"{storage()}-{worker}"

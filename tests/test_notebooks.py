@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_debug_a_regression(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     pages = "\n".join(shown(book, "text/html"))
     for words in ("FAIL: test_garbage", "It can be rebuilt", "durations.py"):
         assert words in pages
-    said = "".join(one["text"] for cell in book.cells for one in cell.get("outputs", []) if one.get("name") == "stdout")
-    for words in (r"+[smhdw]\s*)*", "is to blame", "is a branch of", "instead", "FAIL: test_garbage"):
+    printed = [one["text"] for cell in book.cells for one in cell.get("outputs", []) if one.get("name") == "stdout"]
+    said = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", "".join(printed)).split())
+    for words in (r"+[smhdw]\s*)*", "begun at sandbox-", "is a branch of", "instead", "-FAIL: test_garbage"):
         assert words in said, said
-    assert "error" not in said.casefold(), said

@@ -194,7 +194,7 @@ class _Bisect:
             left = len(self.probes) + search.rounds(begun.jobs)
             for one in await self._probed([states[version] for version in versions], left):
                 search.tell(one.version, Told(one.told.verdict))
-        blamed = between(changed, search.low, search.high)
+        blamed = between(changed, self._faithful(states, search.low), search.high)
         result = Bisected(
             begun,
             tuple(self.probes),
@@ -208,6 +208,15 @@ class _Bisect:
         )
         await self.evidence.add(_event(result))
         return result
+
+    def _faithful(self, states: dict[int, Point], low: int) -> int:
+        """The last version, `low` at most, that was seen to be good and left nothing out.
+
+        What was left out before `low` may be what broke it, though without it all is good.
+        """
+        good = [one.version for one in self.probes if one.told.verdict == "good" and one.version <= low]
+        whole = [version for version in good if self._plan(states[version]).reproducible]
+        return max(whole, default=self.begun.good)
 
     async def _probed(self, states: Sequence[Point], total: int) -> list[Probe]:
         """Probe some states, as many at once as may be; in their order."""

@@ -83,7 +83,13 @@ class Evidence:
         async with self._turn:
             events = new_events(f"bisect-{self._token}-{self._version}", [data], correlation_id=self._correlation_id)
             write = Append(self.stream, events, self._version)
-            await asyncio.to_thread(self._recorder.append, write, self._begun.stream)
+            appending = asyncio.ensure_future(asyncio.to_thread(self._recorder.append, write, self._begun.stream))
+            try:
+                await asyncio.shield(appending)
+            except asyncio.CancelledError:
+                # The thread can't be stopped, and what it appends with is to be closed after it.
+                await asyncio.wait([appending])
+                raise
             self._version += 1
 
 

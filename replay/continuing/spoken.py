@@ -7,6 +7,7 @@ where the turn made no further call.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +45,7 @@ def joined(part: Part, events: Sequence[JsonObject], *, whole: bool, first: bool
         whole: up to the session's end, whatever calls came later.
         first: False where other parts come before: what its first message repeats of them is left out.
     """
+    events = _utf8(events)
     calls = {call.tool_use_id: call for call in calls_of(part)}
     end = len(events) if whole else _end(events, calls)
     answers = {str(one.get(ANSWERS[one["type"]])): one for one in events if one.get("type") in ANSWERS}
@@ -60,6 +62,12 @@ def joined(part: Part, events: Sequence[JsonObject], *, whole: bool, first: bool
     told += left
     later = sum(one.get("type") in CALLS | MESSAGES | {"agent.message"} for one in events[end:])
     return told, later
+
+
+def _utf8(events: Sequence[JsonObject]) -> list[JsonObject]:
+    """Without halves of characters, which JSON may hold (a text that was cut), and UTF-8 may not."""
+    told: list[JsonObject] = json.loads(json.dumps(list(events), ensure_ascii=False).encode("utf-8", "replace"))
+    return told
 
 
 def _up_to(call: Call, left: list[Call | Note]) -> list[Call | Note]:

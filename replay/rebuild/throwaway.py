@@ -98,6 +98,9 @@ class Place:
                 except BlockingIOError:
                     os.close(fd)
                     continue
+                if not os.fstat(fd).st_nlink:
+                    os.close(fd)
+                    continue  # given back between the two: its name is nobody's, and what had it may stay
                 found.append((path.stem, fd))
         return found
 

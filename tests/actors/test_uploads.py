@@ -13,8 +13,10 @@ from actors.machines.drivers import make_driver
 from actors.machines.exchange import Exchange
 from actors.operations import Operations
 from actors.pace import Pace
+from actors.sandbox import Sandbox
 from actors.snapshotting import policy_wants
 from events import tree_reader
+from events.sandbox import Phase
 from events.snapshots import SnapshotStore
 from events.types import SandboxSnapshotStored, SandboxSnapshotted
 from tests.actors.test_pausing import KEPT, second_turn, served
@@ -115,17 +117,40 @@ async def test_a_sandbox_comes_back_from_the_store_alone(storing: Service) -> No
         assert await second_turn(storing, session_id) == KEPT
 
 
-async def test_one_that_waits_for_others_keeps_nobody_awake_and_nobody_waiting(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    others = asyncio.Semaphore(0)
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> asyncio.Semaphore:
+    """Who has the places of the snapshots; released once, there is one."""
+    taken_up = asyncio.Semaphore(0)
 
     def held(places: int) -> Pace:
         pace = Pace(places)
-        pace.snapshot = others
+        pace.snapshot = taken_up
         return pace
 
     monkeypatch.setattr(isolation, "Pace", held)
+    return taken_up
+
+
+async def test_one_that_finds_the_sandbox_in_use_is_taken_afterwards(
+    service: Service, others: asyncio.Semaphore
+) -> None:
+    async with service.up():
+        _, sandbox = await served(service)
+        await service.recorded(sandbox, "sandbox.frozen")
+        kept = service.hosts[0].kept[sandbox.removeprefix("sandbox-")].handle
+        assert isinstance(kept, Sandbox)
+        async with kept._call_turn:
+            others.release()
+            await asyncio.sleep(0.2)
+            assert taken(service, sandbox) == []
+        await service.recorded(sandbox, "sandbox.snapshotted")
+        assert [one.reason for one in taken(service, sandbox)] == ["turn"]
+        assert kept.state.phase is Phase.FROZEN
+
+
+async def test_one_that_waits_for_others_keeps_nobody_awake_and_nobody_waiting(
+    service: Service, others: asyncio.Semaphore
+) -> None:
     async with service.up():
         session_id, sandbox = await served(service)
         await service.recorded(sandbox, "sandbox.frozen")

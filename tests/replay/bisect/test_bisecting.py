@@ -154,6 +154,10 @@ async def test_versions_that_do_not_come_back_are_skipped(new_live: NewLive) -> 
     assert (found.good, found.bad, found.exact) == (first, there, False)
     assert found.skipped == (first + 1, lost)
     assert [one.call and one.call.ended for one in found.blamed] == [None, lost, there]
+    # Judged by all the same, what is good without what the crash left acquits nothing of it.
+    found = await run(live, first, live.version, "sh", "-c", "[ $(cat n) -lt 3 ]", anyway=True)
+    assert (found.good, found.bad, found.exact, found.skipped) == (lost, there, False, ())
+    assert [one.call and one.call.ended for one in found.blamed] == [None, lost, there]
     found = await run(live, there, live.version, "sh", "-c", "[ $(cat n) -lt 5 ]")
     skipped = next(one.told for one in found.probes if one.version == drawn)
     assert (skipped.verdict, found.exact) == ("skipped", False)

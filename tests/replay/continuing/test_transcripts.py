@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 from typer.testing import CliRunner
 
@@ -282,6 +283,14 @@ def test_nothing_that_is_quoted_passes_for_ours(log: SqliteLog) -> None:
         "end",
     ]
     assert worded(made).text == text
+
+
+def test_half_a_character_is_told_as_a_question_mark(log: SqliteLog) -> None:
+    put(log, A, [created(), started()])
+    end = put(log, A, call("c1"))
+    made = told(log, end, [user("A cut \ud83d emoji."), use("c1")])
+    assert "A cut ? emoji." in worded(made).text
+    assert b"A cut ? emoji." in orjson.dumps(made.plain())
 
 
 def test_what_is_too_long_is_cut_and_says_how_much(log: SqliteLog) -> None:
