@@ -381,3 +381,15 @@ def test_every_command_has_help_and_json() -> None:
         text = output(*command, "--help")
         assert "--json" in text
         assert "--home" in text
+
+
+def test_help_is_broken_where_the_terminal_ends() -> None:
+    app = cli.build()
+    commands = [*app.registered_commands]
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        commands += group.typer_instance.registered_commands
+    assert len(commands) > 30
+    for command in commands:
+        assert command.help
+        assert "\n" not in command.help.replace("\n\n", "")
