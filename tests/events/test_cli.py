@@ -196,6 +196,14 @@ def test_show_a_stream_by_either_name(home: Path, name: str) -> None:
     assert_harmless(text)
 
 
+def test_show_a_stream_by_the_beginning_that_it_alone_has(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert as_json("log", "show", "sbx-00", "--home", home) == as_json("log", "show", "sandbox-", "--home", home)
+    assert main(monkeypatch, "log", "show", "sesn_", "--home", home) == 1
+    assert "There is no stream that alone begins with sesn_ in" in capsys.readouterr().err
+
+
 def test_show_a_sandbox(home: Path) -> None:
     assert len(as_json("log", "show", "sbx-00000000000000aa", "--home", home)) == 8
 
