@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 
 class DueSnapshots:
-    """Of one sandbox."""
+    """Knows which snapshot of one sandbox is due, and takes it."""
 
     def __init__(
         self, life: Life, call_turn: asyncio.Lock, visits: Visits, rest_again: Callable[[], Awaitable[None]]
     ) -> None:
         """Args:
-        call_turn: held by who runs a call in it.
+        call_turn: the lock that whoever runs a call in the sandbox holds.
         rest_again: puts it to rest where it is to be and nobody is in it; who left it during a snapshot could not.
         """
         self._life = life
@@ -45,7 +45,7 @@ class DueSnapshots:
         self._task: asyncio.Task[None] | None = None
 
     def loaded(self) -> None:
-        """Whoever had it before us may have died before the snapshot that was due."""
+        """The sandbox was taken over: a snapshot may be due, since its last process may have died before taking it."""
         self._calls = min(len(self._life.state.calls), 1)
 
     def called(self) -> None:
@@ -53,11 +53,11 @@ class DueSnapshots:
         self._calls += 1
 
     def taken(self) -> None:
-        """A snapshot has all that happened."""
+        """A snapshot was taken, so none is due."""
         self._calls = 0
 
     def resting(self) -> None:
-        """The machine is about to be frozen; to be called with the turn of `Life`."""
+        """The machine is about to be frozen; the caller holds `Life.turn`."""
         if self._life.state.phase is fold.Phase.RUNNING:
             self._rested_at = self._life.entity.version
 

@@ -6,6 +6,7 @@ adds to it. So this module imports no other package, and reading a log works whe
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from importlib.metadata import entry_points, version
@@ -49,7 +50,18 @@ def build() -> typer.Typer:
             # Whatever it is, the other packages' commands must go on working, the log's above all.
             cause = clean(f"{type(error).__name__}: {error}", 200)
             sys.stderr.write(f"warning: the commands of {entry_point.name} are missing: {cause}\n")
+    _unwrap(app)
     return app
+
+
+def _unwrap(app: typer.Typer) -> None:
+    """Have the help of each command broken where the terminal ends, and not where its docstring has its lines."""
+    for command in app.registered_commands:
+        text = command.help or inspect.getdoc(command.callback) or ""
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _unwrap(group.typer_instance)
 
 
 def main() -> None:

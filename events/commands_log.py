@@ -68,7 +68,11 @@ def tail(
 @app.command()
 def show(
     what: Annotated[
-        str, typer.Argument(metavar="STREAM|POSITION", help="A stream, a session, a sandbox, or a number.")
+        str,
+        typer.Argument(
+            metavar="STREAM|POSITION",
+            help="A stream, session or sandbox, or a beginning of its id; or a position of the log.",
+        ),
     ],
     home: Home = None,
     log: LogFile = None,
@@ -162,12 +166,16 @@ def _position_before(log: SqliteLog, count: int) -> int:
 
 
 def _stream(log: SqliteLog, name: str) -> list[Row]:
-    """The rows of a stream, which may be named by its session's or sandbox's id alone."""
-    for stream in (name, f"session-{name}", f"sandbox-{name}"):
+    """The rows of a stream, which may be named by its session's or sandbox's id alone, or by a beginning."""
+    names = (name, f"session-{name}", f"sandbox-{name}")
+    for stream in names:
         rows = list(log.rows(stream=stream))
         if rows:
             return rows
-    raise NothingThere(path=log.path, what=f"stream {name}")
+    found = [stream for stream in log.streams() if name and stream.startswith(names)]
+    if len(found) == 1:
+        return list(log.rows(stream=found[0]))
+    raise NothingThere(path=log.path, what=f"stream that alone begins with {name}" if found else f"stream {name}")
 
 
 def _follow(log: SqliteLog, after: int, *, as_json: bool) -> None:

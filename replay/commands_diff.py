@@ -22,8 +22,8 @@ _NOT_LIVE: dict[str, Any] = {"processes": None, "environment": None, "environmen
 
 
 def diff(
-    a: Annotated[str, typer.Argument(metavar="STREAM@VERSION", help="A version of a sandbox.")],
-    b: Annotated[str, typer.Argument(metavar="STREAM@VERSION", help="Another one, of the same or of another.")],
+    a: Annotated[str, typer.Argument(metavar="SANDBOX@VERSION", help="A version of a sandbox.")],
+    b: Annotated[str, typer.Argument(metavar="SANDBOX@VERSION", help="Another one, of the same or of another.")],
     files: Annotated[
         bool, typer.Option("--files/--no-files", help="Whether to compare the files, and the packages in them.")
     ] = True,
@@ -35,7 +35,9 @@ def diff(
     ] = False,
     without: Annotated[
         list[str] | None,
-        typer.Option("--without", help="With --live: as if this snapshot did not exist; may be repeated."),
+        typer.Option(
+            "--without", metavar="SNAPSHOT", help="With --live: as if this snapshot did not exist; may be repeated."
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show long diffs and tables whole.")] = False,
     nearest: Nearest = False,

@@ -29,8 +29,8 @@ def register(app: typer.Typer) -> None:
 
 
 def bisect(
-    stream: Annotated[str, typer.Argument(help="A sandbox: its id, or the beginning of it.")],
-    command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.")],
+    stream: Annotated[str, typer.Argument(metavar="SANDBOX", help="A sandbox: its id, or a beginning of it.")],
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="The program and its arguments, after --.")],
     good: Annotated[int, typer.Option("--good", min=1, help="A version at which the command succeeds.")],
     bad: Annotated[int, typer.Option("--bad", min=1, help="A later one at which it fails.")],
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=_MOST_JOBS, help="How many machines at once.")] = 1,
@@ -62,7 +62,7 @@ def bisect(
     from replay.history.target import parse
 
     if "@" in stream:
-        raise typer.BadParameter("name the versions with --good and --bad", param_hint="STREAM")
+        raise typer.BadParameter("name the versions with --good and --bad", param_hint="SANDBOX")
     path = log_path(home, log)
     ground = ground_of(path.parent, store, storage, waiting=jobs)
     with SqliteLog(path, read_only=True) as opened:

@@ -65,13 +65,13 @@ class Branch:
     """Why the store does not have its snapshot yet; "" where it has, or the service sees to it."""
 
     @property
-    def parts(self) -> Run | None:
+    def diverged(self) -> Run | None:
         """The first call, after those that were replaced, with another result than the parent's."""
-        return next((one for one in self.runs if one.parts and not one.call.replaced), None)
+        return next((one for one in self.runs if one.diverged and not one.call.replaced), None)
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
-        parts = self.parts
+        diverged = self.diverged
         return {
             "sandbox_id": self.sandbox_id,
             "parent": self.begin.stream.removeprefix(_SANDBOX),
@@ -80,7 +80,7 @@ class Branch:
             "snapshot_id": self.snapshot_id,
             "rebuilt": self.rebuilt.plain() if self.rebuilt else None,
             "runs": [one.plain() for one in self.runs],
-            "parts_at": parts.check.recorded.call.at.version if parts else None,
+            "diverged_at": diverged.check.recorded.call.at.version if diverged else None,
             "seconds": self.seconds,
             "not_stored": self.not_stored or None,
         }

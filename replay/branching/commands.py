@@ -37,7 +37,8 @@ def branch(
         ),
     ] = None,
     without: Annotated[
-        list[str] | None, typer.Option("--without", help="As if this snapshot did not exist; may be repeated.")
+        list[str] | None,
+        typer.Option("--without", metavar="SNAPSHOT", help="As if this snapshot did not exist; may be repeated."),
     ] = None,
     anyway: Annotated[
         bool,
@@ -105,16 +106,15 @@ def branch(
 def branches(
     stream: Annotated[
         str | None,
-        typer.Argument(metavar="[STREAM]", help="A sandbox or a session, or a beginning of its id; default: all."),
+        typer.Argument(metavar="STREAM", help="A sandbox or a session, or a beginning of its id; default: all."),
     ] = None,
     home: Home = None,
     log: LogFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw which sandbox came from which: forks and branches, each beneath the one that it began from, and at which
-    version.
+    """Draw which sandbox came from which: forks and branches, each beneath its parent, and from which version.
 
-    Of a sandbox, or of a session's, the whole tree that it stands in.
+    Of one that is named, or of a session's, the whole tree that it stands in.
     """
     from replay.branching.family import family
     from replay.branching.show import drawn_family

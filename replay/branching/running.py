@@ -31,7 +31,7 @@ class Run:
     completed: ToolCallCompleted
 
     @property
-    def parts(self) -> bool:
+    def diverged(self) -> bool:
         """Whether the results differ in what matters."""
         return self.check.verdict is Verdict.DIFFERS
 

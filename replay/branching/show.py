@@ -57,6 +57,7 @@ def drawn(made: Branch) -> RenderableType:
         parts.append(Text(clean(f"its snapshot is on this node alone: {made.not_stored}"), "yellow"))
     whole = f"{made.sandbox_id}@{made.version} is a branch of {made.begin}, and lies suspended"
     parts.append(Text(clean(f"{whole} ({duration(made.seconds)})"), "bold"))
+    parts.append(Text(clean(f"`hourglass continue {made.sandbox_id} -m …` has an agent go on in it"), "dim"))
     return Group(*parts)
 
 
@@ -74,9 +75,9 @@ def _runs(made: Branch) -> RenderableType:
     ]
     parts: list[RenderableType] = [table([">version", "tool", "input", ">then", ">now", "result"], rows)]
     for one in made.runs:
-        if one.call.replaced and one.parts:
+        if one.call.replaced and one.diverged:
             parts += _difference(f"instead of {_place(one)}:", one)
-    where = made.parts
+    where = made.diverged
     if where is not None:
         parts += _difference(f"the results part at {_place(where)}:", where)
     elif len(made.runs) > sum(one.call.replaced for one in made.runs):

@@ -36,7 +36,9 @@ class BranchNotFree(ContinueError):
     """No session can go on in it: {because}."""
 
     because: str
-    next_step = "`hourglass sandboxes` shows what there is; a branch serves one session."
+    next_step = (
+        "`hourglass branches` shows what there is, `hourglass branch SANDBOX@VERSION` makes one; it serves one session."
+    )
 
 
 @dataclass(eq=False)

@@ -316,13 +316,14 @@ def _as_typed() -> str:
 
 def _what_next(run: Demo, found: dict[str, Any], seconds: float) -> None:
     run.title(f"That was all of it, in {seconds:.0f} s. What to type next")
-    first = found["sessions"][0]
+    first, broken = found["sessions"][0], found["regression"]
     home = f"--home {run.home}"
     hourglass = _as_typed()
     rows = [
         (f"{hourglass} timeline {first['session_id']} {home}", "the whole story of a session"),
         (f"{hourglass} sessions {home}", "what there is"),
         (f"{hourglass} log show sandbox-{first['sandboxes'][0]} {home}", "a sandbox, event by event"),
+        (f"{hourglass} rebuild {broken['sandbox']}@{broken['good']} {home}", "what it was before the test broke"),
         (f"sqlite3 {run.home / LOG_NAME} 'SELECT * FROM tool_calls'", "the log is an SQLite file"),
         (f"{hourglass} init", "an environment and an agent of your own, with an API key"),
         (f"{hourglass} up", "serve it"),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from replay.history.trees import FileTree
 
-Version = Annotated[str, typer.Argument(metavar="STREAM@VERSION", help="A version of a sandbox, as sbx-0123@17.")]
+Version = Annotated[str, typer.Argument(metavar="SANDBOX@VERSION", help="A version of a sandbox, as sbx-0123@17.")]
 Store = Annotated[
     str | None,
     typer.Option(
@@ -45,15 +45,17 @@ def register(app: typer.Typer) -> None:
 
 
 def state(
-    stream: Annotated[str, typer.Argument(help="A session or a sandbox, or a beginning of its id.")],
-    version: Annotated[int | None, typer.Option(help="Of the stream.")] = None,
-    position: Annotated[int | None, typer.Option(help="Of the log.")] = None,
-    time: Annotated[str | None, typer.Option(help="As 2026-11-28T09:30:00Z; without a zone, UTC.")] = None,
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="A session or a sandbox, or a beginning of its id.")],
+    version: Annotated[int | None, typer.Option(help="After this event of the stream.")] = None,
+    position: Annotated[int | None, typer.Option(help="After this event of the whole log.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="At this time, as 2026-11-28T09:30:00Z; without a zone, it is UTC.")
+    ] = None,
     home: Home = None,
     log: LogFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a session or a sandbox was at a moment: at the last one, where none is named.
+    """Show what a session or a sandbox was at a version, position or time; where none is given, after its last event.
 
     Reads the log file alone: the service may run, or be long gone.
     """
@@ -105,7 +107,7 @@ def plan(
 def ls(
     target: Annotated[
         str,
-        typer.Argument(metavar="STREAM@VERSION[:PATH]", help="A version of a sandbox, and a path in it; default: /."),
+        typer.Argument(metavar="SANDBOX@VERSION[:PATH]", help="A version of a sandbox, and a path in it; default: /."),
     ],
     nearest: Nearest = False,
     home: Home = None,
@@ -126,7 +128,7 @@ def ls(
 
 def cat(
     target: Annotated[
-        str, typer.Argument(metavar="STREAM@VERSION:PATH", help="A version of a sandbox, and a file in it.")
+        str, typer.Argument(metavar="SANDBOX@VERSION:PATH", help="A version of a sandbox, and a file in it.")
     ],
     nearest: Nearest = False,
     home: Home = None,

@@ -9,7 +9,7 @@ HourglassError
     ├── NotYet                before the stream's first event
     ├── PositionNotThere      a position that the log does not have
     ├── TimeUnreadable        not a time
-    ├── TargetUnreadable      not STREAM@VERSION[:PATH]
+    ├── TargetUnreadable      not SANDBOX@VERSION[:PATH]
     ├── LineageBroken         parents that can't be
     ├── NoTree                no file tree at or before the version
     ├── FilesMayDiffer        the nearest file tree is of an earlier version
@@ -30,7 +30,7 @@ class HistoryError(HourglassError):
 
 @dataclass(eq=False)
 class StreamNotThere(HistoryError):
-    """The log has no stream {stream}."""
+    """The log has no session or sandbox {stream!r}."""
 
     stream: str
     next_step = "`hourglass sessions` and `hourglass sandboxes` show what there is."
@@ -100,7 +100,7 @@ class TargetUnreadable(HistoryError):
 
     text: str
     detail: str
-    next_step = "Write STREAM@VERSION, as in sbx-0123@17; `hourglass sandboxes` shows what there is."
+    next_step = "Write SANDBOX@VERSION, as in sbx-0123@17; `hourglass sandboxes` shows what there is."
 
 
 @dataclass(eq=False)

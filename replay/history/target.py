@@ -1,4 +1,4 @@
-"""`STREAM@VERSION[:PATH]`: how a version of a sandbox is named on the command line."""
+"""`SANDBOX@VERSION[:PATH]`: how a version of a sandbox is named on the command line."""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    session: Annotated[str, typer.Argument(help="A session or one of its sandboxes, or a beginning of its id.")],
+    session: Annotated[
+        str, typer.Argument(metavar="SESSION", help="A session or one of its sandboxes, or a beginning of its id.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", metavar="FILE.hourglass")],
     snapshots: Snapshots = True,
     home: Home = None,

@@ -25,7 +25,7 @@ class ParcelBroken(ParcelError):
 
     path: str
     detail: str
-    next_step = "Get the file again from where it was exported; nothing of it was taken over."
+    next_step = "Name a file that `hourglass export` wrote, or get it again from there; nothing of it was taken over."
 
 
 @dataclass(eq=False)

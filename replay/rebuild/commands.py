@@ -48,7 +48,8 @@ def rebuild(
         bool, typer.Option("--shell", help="Then open a shell in it, in this terminal; it goes when the shell ends.")
     ] = False,
     without: Annotated[
-        list[str] | None, typer.Option("--without", help="As if this snapshot did not exist; may be repeated.")
+        list[str] | None,
+        typer.Option("--without", metavar="SNAPSHOT", help="As if this snapshot did not exist; may be repeated."),
     ] = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Leave out what can't be repeated, where the plan has such calls or gaps.")
@@ -139,9 +140,9 @@ def remove(
 def verify(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SANDBOX[@VERSION]]...", help="Sandboxes, by id or a beginning of it."),
+        typer.Argument(metavar="SANDBOX[@VERSION]", help="Sandboxes, by id or a beginning of it; up to a version."),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All of the log.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every sandbox of the log.")] = False,
     record: Annotated[
         bool, typer.Option("--record/--no-record", help="Whether to append to the log what was found.")
     ] = True,

@@ -196,6 +196,14 @@ def test_show_a_stream_by_either_name(home: Path, name: str) -> None:
     assert_harmless(text)
 
 
+def test_show_a_stream_by_the_beginning_that_it_alone_has(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert as_json("log", "show", "sbx-00", "--home", home) == as_json("log", "show", "sandbox-", "--home", home)
+    assert main(monkeypatch, "log", "show", "sesn_", "--home", home) == 1
+    assert "There is no stream that alone begins with sesn_ in" in capsys.readouterr().err
+
+
 def test_show_a_sandbox(home: Path) -> None:
     assert len(as_json("log", "show", "sbx-00000000000000aa", "--home", home)) == 8
 
@@ -381,3 +389,15 @@ def test_every_command_has_help_and_json() -> None:
         text = output(*command, "--help")
         assert "--json" in text
         assert "--home" in text
+
+
+def test_help_is_broken_where_the_terminal_ends() -> None:
+    app = cli.build()
+    commands = [*app.registered_commands]
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        commands += group.typer_instance.registered_commands
+    assert len(commands) > 30
+    for command in commands:
+        assert command.help
+        assert "\n" not in command.help.replace("\n\n", "")

@@ -224,9 +224,9 @@ async def test_another_call_in_place_of_one_and_where_the_results_part(new_live:
     assert [one.words for one in made.rebuilt.checks] == ["equal"]
     # They ran under its own name, which is by nature another one.
     assert [one.check.words for one in made.runs] == ["equal", "equal but for random", "differs", "differs"]
-    assert made.parts is not None
-    assert made.parts.check.recorded.call.ended == looked
-    assert [line[-1] for line in made.parts.check.diff.splitlines() if line[0] in "+-"][2:] == ["2", "3"]
+    assert made.diverged is not None
+    assert made.diverged.check.recorded.call.ended == looked
+    assert [line[-1] for line in made.diverged.check.diff.splitlines() if line[0] in "+-"][2:] == ["2", "3"]
     stream = f"sandbox-{made.sandbox_id}"
     types = [event.type for event in live.log.read(stream)]
     calls = ["tool_call.started", "tool_call.completed"] * 4

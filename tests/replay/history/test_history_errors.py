@@ -10,14 +10,14 @@ from replay.history import errors
 from replay.history.errors import HistoryError
 
 EXAMPLES: list[tuple[HistoryError, str, str]] = [
-    (errors.StreamNotThere("s"), "no stream s.", "hourglass sandboxes"),
+    (errors.StreamNotThere("s"), "no session or sandbox 's'.", "hourglass sandboxes"),
     (errors.StreamUnclear("s", "s1, s2"), "s could be s1, s2.", "more of the id"),
     (errors.NoMachine("session-s", "sbx-1"), "session-s is a session", "sbx-1"),
     (errors.VersionNotThere("s", 9, 8), "s has no version 9: its last one is 8.", "from 1 to 8"),
     (errors.NotYet("s", "position 3", 4, "2026"), "did not exist at position 3", "later moment"),
     (errors.PositionNotThere(9, 8), "no position 9: its last one is 8.", "log tail"),
     (errors.TimeUnreadable("soon"), "'soon' is no time.", "UTC"),
-    (errors.TargetUnreadable("x", "no"), "'x' does not name a version: no.", "STREAM@VERSION"),
+    (errors.TargetUnreadable("x", "no"), "'x' does not name a version: no.", "SANDBOX@VERSION"),
     (errors.LineageBroken("s", "no"), "parents of s can't be: no.", "log verify"),
     (errors.NoTree("/s", "s@1", "Do this."), "The store /s has no snapshot of s@1", "Do this."),
     (errors.FilesMayDiffer("s@1", "s@2", "1 call"), "is of s@1, and after it 1 call may have changed", "--nearest"),

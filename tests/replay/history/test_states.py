@@ -192,7 +192,7 @@ def test_a_target_names_a_version_and_a_path(session: SqliteLog) -> None:
         (f"{A}@3:/x", TargetUnreadable, "no path belongs here"),
         (f"{A}@99", VersionNotThere, "has no version 99"),
         ("sbx-", StreamUnclear, f"could be {BOX}, {BOX_B}"),
-        ("nobody@3", StreamNotThere, "no stream nobody"),
+        ("nobody@3", StreamNotThere, "no session or sandbox 'nobody'"),
         (f"{SESSION}@2", NoMachine, "name no state of a machine"),
     ],
 )
