@@ -1,17 +1,21 @@
 """How many bytes a second a log is verified at: hashes, versions, data, blobs, and SQLite's own structure.
 
-The yardstick is SHA-256 over the same bytes, row by row in a loop: what is hashed of each row, made beforehand.
+The yardstick is a bare loop over the same rows: `sqlite3` reads each, and SHA-256 is taken of the bytes that its hash
+is of, made beforehand. Without the reading, which takes several times as long as the hashing, it is printed beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import statistics
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from events.chain import GENESIS, seal
 from events.envelope import new_events
+from events.rows import COLUMNS
 from events.sqlite_log import SqliteLog
 from replay.bench.frame import Result, in_turns, ratio, scratch
 from replay.bench.replay import history
@@ -37,12 +41,14 @@ def run(progress: Progress) -> Result:
         texts = _hashed(log)
         size = sum(map(len, texts))
         progress("verifying and hashing")
-        ours, yardstick = in_turns(_ROUNDS, lambda _: size / _verify(log), lambda _: size / _hash(texts))
+        ours, yardstick = in_turns(_ROUNDS, lambda _: size / _verify(log), lambda _: size / _read_and_hash(log, texts))
+        hashed = [size / _hash(texts) for _ in range(_ROUNDS)]
     result.figure("events", len(texts), "")
     result.figure("log_verified", statistics.median(ours) / _MB, "MB/s")
     result.figure("events_verified", statistics.median(ours) / size * len(texts), "1/s")
-    result.figure("sha256_in_a_loop", statistics.median(yardstick) / _MB, "MB/s")
-    result.at_least("a log verified, for each byte that SHA-256 takes in a loop", ratio(ours, yardstick), 0.5)
+    result.figure("read_and_hashed_in_a_loop", statistics.median(yardstick) / _MB, "MB/s")
+    result.figure("hashed_in_a_loop", statistics.median(hashed) / _MB, "MB/s")
+    result.at_least("a log verified, for each byte that is read and hashed in a loop", ratio(ours, yardstick), 0.5)
     return result
 
 
@@ -72,6 +78,15 @@ def _verify(log: SqliteLog) -> float:
     began = time.perf_counter()
     assert log.verify() is None
     return time.perf_counter() - began
+
+
+def _read_and_hash(log: SqliteLog, texts: list[bytes]) -> float:
+    with closing(sqlite3.connect(log.path)) as connection:
+        began = time.perf_counter()
+        rows = connection.execute(f"SELECT {COLUMNS} FROM events ORDER BY position")
+        for _, text in zip(rows, texts, strict=True):
+            hashlib.sha256(text).digest()
+        return time.perf_counter() - began
 
 
 def _hash(texts: list[bytes]) -> float:

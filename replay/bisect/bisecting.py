@@ -1,4 +1,6 @@
-"""Bisect: both ends first, then rounds of probes that split what is left, until a good and a bad state are neighbours.
+"""Bisect: rounds of probes that split what is left, until a good and a bad state are neighbours.
+
+Both were seen to be so: an end of the range that none of the probes has taken the place of is probed last.
 
 What is found of a version is durable in the bisect's own stream before the next is chosen by it. Neither the sandbox's
 stream nor its files are written, and no machine has a network.
@@ -189,11 +191,15 @@ class _Bisect:
         for end in (good, bad):
             checked(self.log, self._plan(states[end]), begun.driver, anyway=begun.anyway)
         await self.evidence.begin()
-        await self._ends(states[good], states[bad], 2 + search.rounds(begun.jobs))
         while versions := search.next(begun.jobs):
             left = len(self.probes) + search.rounds(begun.jobs)
             for one in await self._probed([states[version] for version in versions], left):
                 search.tell(one.version, Told(one.told.verdict))
+        # What is claimed of an end is seen to be so, where the result rests on it.
+        if search.low == good:
+            await self._end(states[good], "good")
+        if search.high == bad:
+            await self._end(states[bad], "bad")
         blamed = between(changed, self._faithful(states, search.low), search.high)
         result = Bisected(
             begun,
@@ -267,13 +273,9 @@ class _Bisect:
             self.plans[state.until] = plan(self.log, self.begun.stream, state.until, self.where)
         return self.plans[state.until]
 
-    async def _ends(self, good: Point, bad: Point, total: int) -> None:
-        """See that the range is one: nothing else is probed for a claim that does not hold."""
-        for turn in [(good, bad)] if self.begun.jobs > 1 else [(good,), (bad,)]:
-            for state, one in zip(turn, await self._probed(turn, total), strict=True):
-                self._judge_end(one.told, "good" if state is good else "bad")
-
-    def _judge_end(self, told: BisectProbed, called: Literal["good", "bad"]) -> None:
+    async def _end(self, state: Point, called: Literal["good", "bad"]) -> None:
+        [one] = await self._probed([state], len(self.probes) + 1)
+        told = one.told
         version = self.begun.good if called == "good" else self.begun.bad
         target = f"{self.begun.stream}@{version}"
         if told.verdict == "skipped":

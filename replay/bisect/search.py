@@ -19,7 +19,7 @@ class Told(StrEnum):
 
 
 class Search:
-    """Looks for the first bad version between a good and a bad one. Both ends were seen."""
+    """Looks for the first bad version between a good and a bad one."""
 
     def __init__(self, good: int, between: Iterable[int], bad: int) -> None:
         self._good, self._bad = good, bad

