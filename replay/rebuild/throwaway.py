@@ -171,16 +171,19 @@ def new_id(target: Version) -> str:
 async def throwaway(driver: Driver, place: Place, target: Version, named: str = "") -> AsyncIterator[str]:
     """A name for a sandbox of which nothing is left at the end, unless `Place.keep` was told to, or a log has it.
 
-    What dead processes left is removed first. `named`: it has this name, which nobody else has.
+    What dead processes left is removed meanwhile. `named`: it has this name, which nobody else has.
     """
-    await sweep(driver, place)
     sandbox_id = named or new_id(target)
     fd = place.take(sandbox_id)
+    sweeping = asyncio.create_task(sweep(driver, place), name="sweep of rebuilds")
     try:
         yield sandbox_id
     finally:
         # To its end, also where the rebuild was cancelled; where it can't be, the next one sees to it.
         await asyncio.shield(_settle(driver, place, sandbox_id, fd))
+        await asyncio.wait([sweeping])
+        if not sweeping.cancelled() and (error := sweeping.exception()):
+            _log.warning("what dead rebuilds left is not removed, the next one tries again: %s", error)
 
 
 async def sweep(driver: Driver, place: Place) -> list[str]:
