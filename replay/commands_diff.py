@@ -13,6 +13,7 @@ from events.sqlite_log import SqliteLog
 from replay.history.commands import Nearest, Storage, Store
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from replay.history.target import Target
@@ -56,18 +57,19 @@ def diff(
     from replay.history.presence import Snapshots
     from replay.history.show_diff import drawn
     from replay.history.target import parse
+    from replay.rebuild.preparing import existing
 
     if (anyway or without) and not live:
         raise typer.BadParameter("--anyway and --without are of a rebuild, and go with --live")
     path = log_path(home, log)
     with SqliteLog(path, read_only=True) as opened:
-        one, other = parse(opened, a), parse(opened, b)
+        one, other, hidden = parse(opened, a), parse(opened, b), existing(opened, without)
         found = compare(opened, one, other, Snapshots.of(path.parent, store, storage), files=files, nearest=nearest)
         if not as_json:
             console().print(drawn(found, every=every))
         seen = None
         if live:
-            seen = _live(opened, one, other, path.parent, store, storage, anyway, without or [], quiet=as_json)
+            seen = _live(opened, one, other, path.parent, store, storage, anyway, hidden, quiet=as_json)
     if as_json:
         print_json({**found.plain(), **(seen.plain() if seen else _NOT_LIVE)})
     elif seen is not None:
@@ -84,7 +86,7 @@ def _live(
     store: str | None,
     storage: Path | None,
     anyway: bool,
-    without: list[str],
+    without: Collection[str],
     *,
     quiet: bool,
 ) -> Live:

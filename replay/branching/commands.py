@@ -65,7 +65,7 @@ def branch(
     from replay.history.show_plan import drawn as drawn_plan
     from replay.history.target import parse
     from replay.rebuild.ground import Ground
-    from replay.rebuild.preparing import checked, hiding
+    from replay.rebuild.preparing import checked, existing, hiding
     from replay.rebuild.show import drawn as drawn_rebuild
 
     given = [parse_replacement(one) for one in replace or []]
@@ -75,7 +75,7 @@ def branch(
         wanted = parse(opened, target)
         planned = what_if(opened, wanted.stream, wanted.version, given) if given else None
         version = planned.begin.version if planned else wanted.version
-        made = make(opened, wanted.stream, version, hiding(ground.snapshots.where, without or []))
+        made = make(opened, wanted.stream, version, hiding(ground.snapshots.where, existing(opened, without)))
         if not as_json:
             console().print(drawn_plan(made, every=False))
             if planned is not None:

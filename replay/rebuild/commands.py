@@ -71,7 +71,7 @@ def rebuild(
     from replay.history.show_plan import drawn as drawn_plan
     from replay.history.target import parse
     from replay.rebuild.errors import NoTerminal
-    from replay.rebuild.preparing import checked, hiding
+    from replay.rebuild.preparing import checked, existing, hiding
     from replay.rebuild.show import drawn, kept_line
 
     if as_json and not yes:
@@ -85,7 +85,7 @@ def rebuild(
         version = min(wanted.version, until or wanted.version)
         if shell and not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise NoTerminal(target=f"{wanted.stream}@{version}")
-        made = make(opened, wanted.stream, version, hiding(ground.snapshots.where, without or []))
+        made = make(opened, wanted.stream, version, hiding(ground.snapshots.where, existing(opened, without)))
         if not as_json:
             console().print(drawn_plan(made, every=False))
         checked(opened, made, ground.driver.name, anyway=anyway)

@@ -131,6 +131,14 @@ class NoSuchRebuild(RebuildError):
 
 
 @dataclass(eq=False)
+class NoSuchSnapshot(RebuildError):
+    """The log has no snapshot {name}."""
+
+    name: str
+    next_step = "`hourglass plan SANDBOX@VERSION` names the snapshot that a version begins from."
+
+
+@dataclass(eq=False)
 class NothingToVerify(RebuildError):
     """There is no sandbox to verify: {because}."""
 

@@ -12,12 +12,13 @@ from replay.history.planned import Fate
 from replay.history.planning import plan
 from replay.history.states import state_at
 from replay.rebuild.checks import Recorded
-from replay.rebuild.errors import NothingLeft, NotReproducible, OtherDriver
+from replay.rebuild.errors import NoSuchSnapshot, NothingLeft, NotReproducible, OtherDriver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from events.log import EventLog
+    from events.sqlite_log import SqliteLog
     from replay.history.planned import Plan, PlannedCall
     from replay.history.presence import Where
 
@@ -82,6 +83,16 @@ def call_ids(made: Plan) -> list[str]:
 def hiding(where: Callable[[str], tuple[Where, ...]], hidden: Collection[str]) -> Callable[[str], tuple[Where, ...]]:
     """As if some snapshots did not exist."""
     return lambda snapshot_id: () if snapshot_id in hidden else where(snapshot_id)
+
+
+def existing(log: SqliteLog, names: Collection[str] | None) -> Collection[str]:
+    """The snapshots that a person names. Raises `NoSuchSnapshot` for one that the log has not."""
+    types = ("sandbox.snapshotted", "sandbox.suspended", "sandbox.branched")
+    of_it = "SELECT 1 FROM events WHERE type IN (?, ?, ?) AND json_extract(data, '$.snapshot_id') = ? LIMIT 1"
+    for name in names or ():
+        if not log.query(of_it, (*types, name)):
+            raise NoSuchSnapshot(name=name)
+    return names or ()
 
 
 def nearest_left(log: EventLog, made: Plan, where: Callable[[str], tuple[Where, ...]]) -> str:

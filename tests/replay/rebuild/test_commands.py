@@ -55,7 +55,7 @@ async def hourglass(live: Live, *arguments: str) -> tuple[int, str, str]:
 
 async def test_the_plan_is_shown_and_then_what_came_of_it(new_live: NewLive) -> None:
     live = await new_live()
-    await live.snapshot()
+    snapshot_id = await live.snapshot()
     await live.bash("echo one > a; cat a")
     await live.call("read", {"file_path": "a"})
     code, out, err = await hourglass(live, "rebuild", live.stream, "--yes")
@@ -65,6 +65,11 @@ async def test_the_plan_is_shown_and_then_what_came_of_it(new_live: NewLive) -> 
     )
     code, out, err = await hourglass(live, "rebuild", f"{live.stream}@2", "--yes")
     assert (code, f"{live.stream}@2 came back as it was." in out) == (0, True), out + err
+    # As if a snapshot did not exist; a name that none has is no wish.
+    code, out, err = await hourglass(live, "rebuild", live.stream, "--yes", "--without", snapshot_id)
+    assert (code, "on the template 'base'" in " ".join(out.split())) == (0, True), out + err
+    code, out, err = await hourglass(live, "rebuild", live.stream, "--yes", "--without", "turn-nope")
+    assert (code, out, "The log has no snapshot turn-nope." in err) == (1, "", True)
     # Nobody to ask is no agreement.
     code, out, _ = await hourglass(live, "rebuild", live.stream)
     assert code == 1

@@ -20,6 +20,7 @@ EXAMPLES: list[tuple[RebuildError, str, str]] = [
     (errors.ProcessesUnreadable("s@9", "odd"), "processes of s@9 can't be told: odd.", "rebuild s@9 --keep"),
     (errors.NoTerminal("s@9"), "no terminal here for a shell in the rebuild of s@9.", "without --shell"),
     (errors.NoSuchRebuild("r"), "No rebuild r is kept", "rebuilds ls"),
+    (errors.NoSuchSnapshot("turn-x"), "The log has no snapshot turn-x.", "hourglass plan"),
     (errors.NothingToVerify("none"), "no sandbox to verify: none.", "--all"),
     (errors.NotRecorded("s", "locked"), "found of s could not be recorded: locked.", "--no-record"),
 ]
