@@ -12,6 +12,7 @@ HourglassError
     ├── ProcessesUnreadable   the guest does not tell its processes
     ├── NoTerminal            a shell needs one, and this process has none
     ├── NoSuchRebuild         no kept rebuild of that name
+    ├── NoSuchSnapshot        the log has none of that name, to be left out
     ├── NothingToVerify       neither sandboxes named, nor any in the log
     └── NotRecorded           what was found could not be appended
 """

@@ -181,7 +181,7 @@ async def test_an_idle_session_is_rows_and_a_suspended_machine_no_process(tmp_pa
 
 def test_a_sandbox_whose_call_fails_does_not_answer(tmp_path: Path) -> None:
     assert (
-        len(parse(dump(dense._header(), dense._recording()), "bench-dense").calls) == 1 + dense._ALONE + dense._ROUNDS
+        len(parse(dump(dense._header(), dense._recording()), "bench-dense").calls) == 2 + dense._ALONE + dense._ROUNDS
     )
     with SqliteLog(tmp_path / "log.db") as log:
         for name in ("good", "bad"):
