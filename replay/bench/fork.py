@@ -1,6 +1,7 @@
 """How long twenty forks take until all answer, and how long their parent stands still.
 
-Yardsticks: twenty containers created and restored with `runsc` itself, as many at a time; a plain `runsc checkpoint`.
+Yardsticks: twenty containers created and restored with `runsc` itself, as many at a time; a plain `runsc checkpoint` of
+one that was left to itself since the last turn, as the parent was. Both come after a pause.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ T = TypeVar("T")
 _TURNS = 3
 _CHILDREN = 20
 _TIMES = 1.2
+_REST_SECONDS = 3.0
 
 
 def run(progress: Progress) -> Result:
@@ -43,8 +45,15 @@ async def _run(progress: Progress) -> Result:
     checkpoints: list[float] = []
     async with stage("fork", waiting=0) as scene:
         parent = await scene.driver.start(scene.spec())
+        first = f"bench-{secrets.token_hex(6)}"
+        await parent.snapshot(first)
+        rested = await _raw(scene, first)
         for turn in range(_TURNS):
             progress(f"turn {turn + 1} of {_TURNS}")
+            await asyncio.sleep(_REST_SECONDS)
+            checkpoints.append(await rested.checkpoint(scene.folder / "image"))
+            await rested.remove()
+            await asyncio.sleep(_REST_SECONDS)
             began = time.perf_counter()
             taken = await parent.snapshot(f"bench-{secrets.token_hex(6)}")
             children = await _at_a_time(_CHILDREN, partial(_child, scene, taken.snapshot_id))
@@ -54,10 +63,12 @@ async def _run(progress: Progress) -> Result:
             began = time.perf_counter()
             raws = await _at_a_time(_CHILDREN, partial(_raw, scene, taken.snapshot_id))
             plain.append(time.perf_counter() - began)
-            checkpoints.append(await raws[0].checkpoint(scene.folder / "image"))
-            for raw in raws:
+            rested, *others = raws
+            for raw in others:
                 await raw.remove()
             await scene.driver.drop_snapshot(taken.snapshot_id)
+        await rested.remove()
+        await scene.driver.drop_snapshot(first)
         await parent.kill()
     result = Result("fork")
     result.figure("forks_20_all_answer_p50", statistics.median(ours) * 1000, "ms")
