@@ -40,6 +40,8 @@ class DueSnapshots:
         self._rest_again = rest_again
         self._calls = 0
         """How many ended since the last snapshot."""
+        self._due = 0
+        """How many had ended when the last turn did whose snapshot is still to be taken; 0 where none is."""
         self._rested_at = 0
         """The version from which on the machine has been frozen."""
         self._task: asyncio.Task[None] | None = None
@@ -68,9 +70,9 @@ class DueSnapshots:
     def after_turn(self) -> None:
         """Take one soon, where one is wanted."""
         if self._wanted("turn"):
-            self._task = asyncio.create_task(
-                self._in_turn(self._calls, self._task), name=f"due {self._life.sandbox_id}"
-            )
+            self._due = self._calls
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._in_turn(), name=f"due {self._life.sandbox_id}")
 
     async def close(self) -> None:
         """Take none that was not begun."""
@@ -81,24 +83,24 @@ class DueSnapshots:
     def _wanted(self, after: Literal["turn", "call"]) -> Literal["turn", "call", "every"] | None:
         return policy_wants(self._life.context.snapshots, after, self._calls)
 
-    async def _in_turn(self, calls: int, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await asyncio.wait([before])
-        try:
-            # Once another call has ended, the snapshot after its turn is as good.
-            while self._calls == calls and not await self._at_its_place(calls):
-                pass
-            await self._rest_again()
-        except SandboxFailed as error:
-            log.warning("no snapshot taken, or not at rest sandbox_id=%s %s", self._life.sandbox_id, error)
+    async def _in_turn(self) -> None:
+        # Once another call has ended, the snapshot after its turn is as good.
+        while self._due and self._due == self._calls:
+            try:
+                if await self._at_its_place():
+                    self._due = 0
+                    await self._rest_again()
+            except SandboxFailed as error:
+                self._due = 0
+                log.warning("no snapshot taken, or not at rest sandbox_id=%s %s", self._life.sandbox_id, error)
 
-    async def _at_its_place(self, calls: int) -> bool:
+    async def _at_its_place(self) -> bool:
         """Wait until nobody is in the way, then for a place, and take one; False where somebody was quicker."""
         await self._visits.wait_none(copies=True)
         async with self._call_turn:
             pass  # whoever has it may take long, and others are to have the place meanwhile
         async with self._life.context.pace.snapshot:
-            return self._calls != calls or await self._take("turn")
+            return self._due == self._calls and await self._take("turn")
 
     async def _take(self, after: Literal["turn", "call"]) -> bool:
         """Whether it was tried, or is not wanted any more; not while somebody is at work in the sandbox."""
