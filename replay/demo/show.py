@@ -229,7 +229,7 @@ def _pause_and_fork(run: Demo, local: LocalHourglass, errand: Errand) -> str:
     fork = ("fork", session_id, "-n", str(_FORKS))
     for command in (("pause", session_id), ("resume", session_id), page, fork):
         said = _command(run, local, *command)
-        run.screen.print(Padding(Text("\n".join(map(clean, said.strip().splitlines()))), (0, 2)))
+        _shown(run, said)
     kept = said.split()[0]
     for command in (("top", "--once"), ("keep", kept)):
         run.screen.print(Text(_command(run, local, *command).rstrip()), soft_wrap=True)
@@ -254,8 +254,7 @@ def _fetch(run: Demo, local: LocalHourglass, errands: list[Errand]) -> dict[str,
 
 def _verify(run: Demo, local: LocalHourglass) -> None:
     run.title("Is the log whole? Each row is hashed over the one before it")
-    said = _command(run, local, "log", "verify")
-    run.screen.print(Padding(Text(clean(said.strip())), (0, 2)))
+    _shown(run, _command(run, local, "log", "verify"))
 
 
 def _bisect_and_branch(run: Demo, local: LocalHourglass, sandbox: str) -> dict[str, Any]:
