@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-FailReason = Literal[
-    "memory_store_unsupported",
-    "branch_refused",
-    "no_progress",
-    "sandbox_failed",
-    "credential_rejected",
-    "api_error",
-    "internal",
-]
+if TYPE_CHECKING:
+    from events.session_types import FailReason
 
 
 @dataclass(frozen=True, slots=True)

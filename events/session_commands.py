@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from events.payload import JsonObject
+    from events.session_types import FailReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,15 +89,7 @@ class Release:
 class Fail:
     """The session can't be served."""
 
-    reason: Literal[
-        "memory_store_unsupported",
-        "branch_refused",
-        "no_progress",
-        "sandbox_failed",
-        "credential_rejected",
-        "api_error",
-        "internal",
-    ]
+    reason: FailReason
     detail: str
     next_step: str = ""
 

@@ -8,6 +8,17 @@ from pydantic import Field
 
 from events.payload import JsonObject, Payload
 
+FailReason = Literal[
+    "memory_store_unsupported",
+    "branch_refused",
+    "no_progress",
+    "sandbox_failed",
+    "credential_rejected",
+    "api_error",
+    "internal",
+]
+"""Why a session can't be served."""
+
 
 class SessionClaimed(Payload):
     """A work item was taken from the queue. Durable before it is acknowledged."""
@@ -76,15 +87,7 @@ class SessionFailed(Payload):
     """Hourglass could not serve the session; the reason is for a person."""
 
     type: Literal["session.failed"] = "session.failed"
-    reason: Literal[
-        "memory_store_unsupported",
-        "branch_refused",
-        "no_progress",
-        "sandbox_failed",
-        "credential_rejected",
-        "api_error",
-        "internal",
-    ]
+    reason: FailReason
     detail: str
     next_step: str = ""
 
