@@ -46,6 +46,7 @@ import threading
 from actors.guest import frames, identity
 from actors.guest.calls import Calls
 from actors.guest.channel import Channel, ChannelVoid, Outbox
+from actors.guest.egress import Egress
 from actors.guest.guard import Guard, Limits
 from actors.guest.processes import Children, offspring, pids
 from actors.guest.programs import Programs, session_of
@@ -81,6 +82,9 @@ class Agent:
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._decoder = frames.Decoder()
         self._outbox = Outbox(stream_out, self._wake)
+        self._poll = select.poll()
+        self._egress = Egress(self._outbox, self._poll)
+        self._is_init = is_init
         self._channels: dict[int, Channel] = {}
         self._children = Children()
         self._toolbox = Toolbox(self._children, workdir, env)
@@ -111,9 +115,13 @@ class Agent:
         """Until the stream ends: raises `StreamEnded`; `frames.FrameError` where the host is no host of ours."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        poll = select.poll()
+        poll = self._poll
         poll.register(self._wake_read, select.POLLIN)
         poll.register(self._in, select.POLLIN)
+        if self._is_init:
+            self._egress.set_up()
+        else:
+            self._egress.error = "not the first process of a machine"
         while True:
             poll.modify(self._in, select.POLLIN)
             if self._outbox.waiting:
@@ -125,10 +133,15 @@ class Agent:
                 self._awake()
             if self._outbox.waiting:
                 self._outbox.flush()
+            if self._egress.parked and not self._outbox.waiting:
+                self._egress.unblocked()
             if not self._outbox.waiting and self._out != self._in and self._out in ready:
                 poll.unregister(self._out)
             if ready.get(self._in, 0) & ~select.POLLOUT:
                 self._read()
+            for fd, events in ready.items():
+                if fd not in (self._wake_read, self._in, self._out):
+                    self._egress.ready(fd, events)
             self._calls.look_after()
 
     def close(self) -> None:
@@ -178,6 +191,8 @@ class Agent:
             self._hello(json.loads(payload))
         elif kind == frames.OPEN:
             self._open(number, json.loads(payload))
+        elif number % 2 == 0:
+            self._egress.frame(kind, number, payload)
         elif channel := self._channels.get(number):
             if kind == frames.DATA:
                 channel.deliver(payload)
@@ -194,6 +209,7 @@ class Agent:
         for channel in self._channels.values():
             channel.void()
         self._channels.clear()
+        self._egress.void()
         limits = said.get("limits")
         if isinstance(limits, dict):
             self._guard.limits = Limits(int(limits.get("processes", 0)), int(limits.get("memory_bytes", 0)))
@@ -204,6 +220,7 @@ class Agent:
             "python": ".".join(map(str, sys.version_info[:3])),
             "facts": {"pid": str(os.getpid()), "kernel": os.uname().release, "machine": os.uname().machine},
         }
+        answer["facts"]["egress"] = self._egress.error or "ready"
         self._outbox.send(frames.HELLO, frames.CONTROL, json.dumps(answer).encode())
 
     def _open(self, number: int, params: dict[str, object]) -> None:
@@ -249,9 +266,12 @@ class Agent:
         except OSError as error:
             channel.fail(error.strerror or "not quiet", error.errno or 0)
             return
+        # Until `wake` nothing is sent that was not asked for: no frame may lie in the stream half.
+        self._egress.hold(True)
         channel.send(json.dumps({"stopped": stopped}).encode(), last=True)
 
     def _wake_all(self, channel: Channel) -> None:
+        self._egress.hold(False)
         channel.send(json.dumps({"woken": self._quiet.end()}).encode(), last=True)
 
     def _restored(self, channel: Channel) -> None:
@@ -264,9 +284,11 @@ class Agent:
                 int(str(params["time_ns"])),
                 fresh=params["fresh"] is True,
             )
+            self._egress.restore()
         except OSError as error:
             channel.fail(f"the guest can't be made itself: {error}", error.errno or 0)
             return
+        self._egress.hold(False)
         self._quiet.end()
         channel.send(json.dumps(told).encode(), last=True)
 

@@ -23,8 +23,17 @@ LOG = "runsc.log"
 _SAID_BYTES = 4000
 _ANSWER_BYTES = 65536
 
-_LOOPBACK = (("127.0.0.1", 8, "127.0.0.0", "/wAAAA=="), ("::1", 128, "::1", "/////////////////////w=="))
-"""Address, length of its prefix, and what is routed to it: network and mask, the mask in base64."""
+_LOOPBACK = (
+    ("127.0.0.1", 8, "127.0.0.0", "/wAAAA=="),
+    ("0.0.0.1", 1, "0.0.0.0", "gAAAAA=="),
+    ("128.0.0.1", 1, "128.0.0.0", "gAAAAA=="),
+    ("::1", 128, "::1", "/////////////////////w=="),
+)
+"""Address, length of its prefix, and what is routed to it: network and mask, the mask in base64.
+
+Those that the guest agent adds are among them (`actors.guest.addresses`): a restore fails where a connection's address is
+not there.
+"""
 _NO_GATEWAY = {"Route": {"Destination": {"IP": "", "Mask": None}, "Gateway": ""}, "Name": ""}
 _REQUESTS = (
     {

@@ -33,7 +33,7 @@ _CAPABILITIES = [
 ]
 # What the agent needs to be the machine's init. It takes these out of its bounding set, so no program of a guest has
 # them.
-_AGENT_ONLY = ["CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"]
+_AGENT_ONLY = ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"]
 _OPEN_FILES = 65536
 LIVE = "live"
 """Where a sandbox's tree is put, in the root of a slot."""

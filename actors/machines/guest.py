@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from actors.machines.mux import Channel
-    from actors.machines.protocol import Identity
+    from actors.machines.protocol import Egress, Identity
     from actors.machines.visiting import Program
     from events.types import JsonObject, Limits
 
@@ -58,12 +58,14 @@ async def connect(
     limits: Limits,
     timeout: float = HANDSHAKE_S,
     on_violation: Callable[[GuestProtocolError], None] | None = None,
+    egress: Egress | None = None,
 ) -> GuestConnection:
     """Greet the agent at the other end of a stream, and tell it what its tools may use.
 
     Returns once it answered. Any host before us is forgotten by it; calls that it began go on. Raises `MachineGone`
     where the stream ends or nothing is heard for `timeout` seconds, `GuestProtocolError` for a malformed answer; the
-    stream is closed then. `on_violation` hears, once, why the agent is not to be spoken to again.
+    stream is closed then. `on_violation` hears, once, why the agent is not to be spoken to again; `egress`, what the
+    guest wants of the network: without it nothing is served.
     """
     nonce = secrets.token_hex(16)
     hello = {
@@ -76,7 +78,7 @@ async def connect(
         # Whatever else it says: an answer to an earlier host does not hold this nonce.
         return nonce.encode() in payload
 
-    mux = Mux(reader, writer, on_violation=on_violation)
+    mux = Mux(reader, writer, on_violation=on_violation, on_request=egress.requested if egress else None)
     payload = await mux.start(json.dumps(hello).encode(), is_answer, timeout=timeout)
     try:
         if len(payload) > HELLO_MAX:
@@ -231,9 +233,11 @@ class GuestConnection:
 
     async def quiesce(self) -> None:
         """See `Guest.quiesce`."""
+        self._mux.hold()
         try:
             await self._request("quiesce", bound=HELLO_MAX)
         except OSError as error:
+            self._mux.go_on()
             if error.errno == EBUSY:
                 raise GuestBusy("a tool call runs in the sandbox") from None
             raise MachineError(f"the guest could not be made quiet: {error.strerror}") from None
@@ -241,6 +245,7 @@ class GuestConnection:
     async def wake(self) -> None:
         """See `Guest.wake`."""
         await self._request("wake", bound=HELLO_MAX)
+        self._mux.go_on()
 
     async def restored(self, identity: Identity) -> Restored:
         """See `Guest.restored`."""

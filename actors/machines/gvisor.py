@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from actors.machines.folder import MachineFolder, MachineRecord
-    from actors.machines.protocol import Guest, MachineSpec, SnapshotRecord
+    from actors.machines.protocol import Egress, Guest, MachineSpec, SnapshotRecord
     from actors.machines.slots import Slot
     from actors.machines.volumes import Kind as VolumesKind
     from actors.machines.volumes import Volumes
@@ -95,17 +95,19 @@ class GvisorDriver:
         """`runsc`, control groups, and what the file trees need."""
         return await asyncio.to_thread(self._check)
 
-    async def start(self, spec: MachineSpec, *, snapshot_id: str | None = None, fresh: bool = False) -> GvisorMachine:
+    async def start(
+        self, spec: MachineSpec, *, snapshot_id: str | None = None, fresh: bool = False, egress: Egress | None = None
+    ) -> GvisorMachine:
         """Start a machine. One that runs for this sandbox already is ended first."""
         try:
             plan = await self._plan(spec, snapshot_id)
             try:
-                return await self._start(spec, plan, fresh=fresh or plan.new_tree)
+                return await self._start(spec, plan, fresh=fresh or plan.new_tree, egress=egress)
             except SnapshotBroken:
                 if plan.verified or self._exchange is None:
                     raise
                 plan = await self._plan(spec, snapshot_id, verified=True)
-                return await self._start(spec, plan, fresh=fresh or plan.new_tree)
+                return await self._start(spec, plan, fresh=fresh or plan.new_tree, egress=egress)
         except (OSError, TemplateError) as error:
             raise MachineUnavailable(
                 f"the machine of {spec.sandbox_id} can't be started: {error}; "
@@ -135,7 +137,7 @@ class GvisorDriver:
         except (OSError, TemplateError) as error:
             raise MachineUnavailable(f"machines can't be prepared: {error}") from error
 
-    async def adopt(self, sandbox_id: str) -> GvisorMachine | None:
+    async def adopt(self, sandbox_id: str, *, egress: Egress | None = None) -> GvisorMachine | None:
         """The running machine of a sandbox. Raises `MachineGone` where it runs and does not answer: start it anew."""
         folder = self._node.folder(sandbox_id)
         pidfd = await asyncio.to_thread(open_supervisor, folder)
@@ -148,7 +150,7 @@ class GvisorDriver:
         frozen = cgroups.is_frozen(record.machine_id)
         try:
             cgroups.thaw(record.machine_id)  # nothing frozen can be greeted
-            guest = await self._greet(folder, record, _ADOPT_SECONDS)
+            guest = await self._greet(folder, record, _ADOPT_SECONDS, egress)
             machine = GvisorMachine(self._node, folder, record, pidfd, guest)
             await machine.wake()  # whoever held it for a snapshot died
             if frozen:
@@ -280,12 +282,14 @@ class GvisorDriver:
     async def _boot(self, spec: MachineSpec, root: Path) -> GvisorMachine:
         return await self._start(spec, Plan(root, None, new_tree=True), fresh=False)
 
-    async def _start(self, spec: MachineSpec, plan: Plan, *, fresh: bool) -> GvisorMachine:
+    async def _start(
+        self, spec: MachineSpec, plan: Plan, *, fresh: bool, egress: Egress | None = None
+    ) -> GvisorMachine:
         # While the machine comes to life, since to read all of an image can take as long; nothing of the guest but its
         # agent runs before `restored`.
         verifying = asyncio.create_task(self._verify(plan))
         try:
-            return await self._come_to_life(spec, plan, verifying, fresh=fresh)
+            return await self._come_to_life(spec, plan, verifying, egress, fresh=fresh)
         except MachineError:
             # Whatever failed, where the image is broken that is why.
             await verifying
@@ -300,12 +304,13 @@ class GvisorDriver:
             await asyncio.to_thread(self._node.images.verify, plan.snapshot)
 
     async def _come_to_life(
-        self, spec: MachineSpec, plan: Plan, verifying: asyncio.Task[None], *, fresh: bool
+        self, spec: MachineSpec, plan: Plan, verifying: asyncio.Task[None], egress: Egress | None, *, fresh: bool
     ) -> GvisorMachine:
         started, line = await self._begin(spec, plan)
         guest: Guest | None = None
         try:
-            greeting = asyncio.create_task(self._greet(started.folder, started.record, self._start_seconds, line))
+            greet = self._greet(started.folder, started.record, self._start_seconds, egress, line)
+            greeting = asyncio.create_task(greet)
             try:
                 await asyncio.gather(greeting, verifying)
             finally:
@@ -369,7 +374,12 @@ class GvisorDriver:
             clear_away(slot.machine_id, slot.folder, slot.root)
 
     async def _greet(
-        self, folder: MachineFolder, record: MachineRecord, seconds: float, line: socket.socket | None = None
+        self,
+        folder: MachineFolder,
+        record: MachineRecord,
+        seconds: float,
+        egress: Egress | None,
+        line: socket.socket | None = None,
     ) -> Guest:
         """Greet the agent, on the line to its supervisor or, later, through the supervisor's socket."""
         async with asyncio.timeout(seconds):
@@ -384,7 +394,7 @@ class GvisorDriver:
                 finally:
                     os.close(fd)
             try:
-                return await connect(reader, writer, limits=record.limits, timeout=seconds)
+                return await connect(reader, writer, limits=record.limits, timeout=seconds, egress=egress)
             except BaseException:
                 writer.close()
                 raise

@@ -26,8 +26,10 @@ UNREAD_MAX = 4 * 1024 * 1024
 """Bytes that may wait for a guest that does not read its stream. Bulk data waits before it is handed to the stream."""
 RESET_MAX = 16 * 1024
 """Bytes of a RESET's reason."""
-REFUSED_MAX = 1024
-"""Channels that a guest may ask for in vain before it counts as an attack."""
+GUEST_CHANNELS_MAX = 320
+"""Channels open at once that the guest asked for."""
+REQUEST_MAX = 1024
+"""Bytes of what a guest asks for."""
 _READ_BYTES = 256 * 1024
 
 
@@ -40,8 +42,12 @@ class ChannelRefused(Exception):
         """What it said; not parsed yet."""
 
 
+class ChannelLeft(Exception):
+    """Raised when a channel is used that we ended."""
+
+
 class Channel:
-    """One conversation with the agent, opened by us. An async context manager: left early, it is reset."""
+    """One conversation with the agent. An async context manager: left early, it is reset."""
 
     def __init__(self, mux: Mux, number: int) -> None:
         self.number = number
@@ -113,6 +119,22 @@ class Channel:
         if not self._inbox:
             self.check()
 
+    def leave(self) -> None:
+        """Let go of it; the guest is told where it may still use it."""
+        self._mux.leave(self)
+
+    def accept(self) -> None:
+        """End a channel that the guest asked for by saying yes, where that is all that there is to say."""
+        self._mux.send_now(frames.END, self.number)
+        self._mux.forget(self)
+
+    def refuse(self, reason: str) -> None:
+        """End a channel that the guest asked for; it is told nothing but that, and the reason."""
+        if not self.settled:
+            self._mux.send_now(frames.RESET, self.number, json.dumps({"error": reason[:200]}).encode())
+            self.fail(ChannelLeft())
+        self._mux.forget(self)
+
     def fail(self, error: Exception) -> None:
         """Nothing more will come, because of this."""
         if self._error is None:
@@ -153,14 +175,22 @@ class Mux:
         writer: asyncio.StreamWriter,
         *,
         on_violation: Callable[[GuestProtocolError], None] | None = None,
+        on_request: Callable[[Channel, bytes], None] | None = None,
     ) -> None:
+        """`on_request` hears what the guest wants a channel for; without it none is served."""
+        self._on_request = on_request
         self._reader = reader
         self._writer = writer
         self._on_violation = on_violation
         self._decoder = frames.Decoder()
         self._channels: dict[int, Channel] = {}
         self._next = 1
-        self._refused = 0
+        self._asked: dict[int, Channel] = {}
+        """Channels that the guest opened."""
+        self._late: list[tuple[int, int, bytes]] = []
+        """What is to be said on channels of the guest's once it may be."""
+        self._going = asyncio.Event()
+        self._going.set()
         self._last_guest_channel = 0
         self._pings: deque[tuple[bytes, asyncio.Future[None]]] = deque()
         self._greeting: asyncio.Future[bytes] | None = None
@@ -206,9 +236,13 @@ class Mux:
         self.send_now(frames.OPEN, channel.number, payload)
         return channel
 
+    def forget(self, channel: Channel) -> bool:
+        """Hear no more of a channel; whether it was there."""
+        return (self._channels if channel.number % 2 else self._asked).pop(channel.number, None) is not None
+
     def leave(self, channel: Channel) -> None:
         """Forget a channel; the agent is told where it may still be busy with it."""
-        if self._channels.pop(channel.number, None) and not channel.settled and self.error is None:
+        if self.forget(channel) and not channel.settled and self.error is None:
             self.send_now(frames.RESET, channel.number, b"{}")
 
     async def ping(self, payload: bytes) -> None:
@@ -228,12 +262,29 @@ class Mux:
         """Queue a small frame. A guest that lets too much pile up is cut off."""
         if self.error is not None:
             return
+        if number and number % 2 == 0 and not self._going.is_set():
+            self._late.append((kind, number, payload))
+            return
         self._writer.write(frames.encode(kind, number, payload))
         if self._writer.transport.get_write_buffer_size() > UNREAD_MAX:
             self.violated(GuestProtocolError(f"the guest agent left {UNREAD_MAX} bytes unread"))
 
+    def hold(self) -> None:
+        """Send nothing more on channels that the guest opened, until `go_on`: no frame of theirs may lie in the stream
+        half while its memory is written."""
+        self._going.clear()
+
+    def go_on(self) -> None:
+        """Undo `hold`."""
+        self._going.set()
+        late, self._late = self._late, []
+        for frame in late:
+            self.send_now(*frame)
+
     async def send_bulk(self, channel: Channel, kind: int, payload: bytes = b"") -> None:
         """Send a frame of a channel, waiting while the guest is slow to read."""
+        if not channel.number % 2:
+            await self._going.wait()
         self.check()
         channel.check()
         self._writer.write(frames.encode(kind, channel.number, payload))
@@ -280,18 +331,24 @@ class Mux:
         elif kind in (frames.HELLO, frames.PING, frames.PONG) or number == frames.CONTROL:
             raise GuestProtocolError(f"the guest agent sent a frame of kind {kind} that nobody asked for")
         elif kind == frames.OPEN:
-            self._refuse(number)
-        elif channel := self._channels.get(number):
+            self._request(number, payload)
+        elif channel := (self._channels if number % 2 else self._asked).get(number):
             channel.deliver(kind, payload)
         elif number >= self._next if number % 2 else number > self._last_guest_channel:
             raise GuestProtocolError(f"the guest agent spoke on channel {number}, which was never opened")
 
-    def _refuse(self, number: int) -> None:
-        self._refused += 1
-        if number % 2 or number <= self._last_guest_channel or self._refused > REFUSED_MAX:
+    def _request(self, number: int, payload: bytes) -> None:
+        if number % 2 or number <= self._last_guest_channel:
             raise GuestProtocolError(f"the guest agent opened channel {number}, which is not its to open")
+        if len(payload) > REQUEST_MAX:
+            raise GuestProtocolError(f"the guest agent asked for something in {len(payload)} bytes")
         self._last_guest_channel = number
-        self.send_now(frames.RESET, number, b'{"error": "this host serves no channel of that kind"}')
+        channel = Channel(self, number)
+        if self._on_request is None or len(self._asked) >= GUEST_CHANNELS_MAX:
+            channel.refuse("this host serves no channel of that kind" if self._on_request is None else "too many")
+            return
+        self._asked[number] = channel
+        self._on_request(channel, payload)
 
     def violated(self, error: GuestProtocolError) -> None:
         """The agent is not to be spoken to again."""
@@ -308,7 +365,8 @@ class Mux:
             self._task.cancel()
         if self._greeting and not self._greeting.done():
             self._greeting.set_exception(error)
-        for channel in self._channels.values():
+        self._going.set()
+        for channel in [*self._channels.values(), *self._asked.values()]:
             channel.fail(error)
         while self._pings:
             _, answered = self._pings.popleft()

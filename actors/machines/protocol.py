@@ -215,6 +215,38 @@ class Restored:
     clock_offset_ns: int
 
 
+class Asked(Protocol):
+    """A channel that a guest opened; what comes on it is hostile. Bounded: neither side sends more than it may."""
+
+    async def receive(self) -> bytes:
+        """The next bytes; empty at the end. Raises `MachineGone`, `GuestProtocolError`; `ChannelRefused` for a reset."""
+        ...
+
+    async def send(self, data: bytes, *, last: bool = False) -> None:
+        """Send bytes as fast as the guest takes them; with `last`, nothing follows. Raises as `receive`."""
+        ...
+
+    def accept(self) -> None:
+        """Say yes, and nothing more."""
+        ...
+
+    def refuse(self, reason: str) -> None:
+        """End it with a reset. No error where it has ended."""
+        ...
+
+    def leave(self) -> None:
+        """Let go of it; the guest is told where it may still use it."""
+        ...
+
+
+class Egress(Protocol):
+    """What serves a guest's wish for the network, on the host."""
+
+    def requested(self, channel: Asked, request: bytes) -> None:
+        """The guest opened a channel, asking for this (`actors.guest.egress`); hostile. Must not wait, nor raise."""
+        ...
+
+
 class Guest(VisitedGuest, Protocol):
     """The connection to one guest agent; what visitors ask of it is in `VisitedGuest`.
 
@@ -347,7 +379,9 @@ class Driver(Protocol):
         """Everything this driver needs of the node."""
         ...
 
-    async def start(self, spec: MachineSpec, *, snapshot_id: str | None = None, fresh: bool = False) -> Machine:
+    async def start(
+        self, spec: MachineSpec, *, snapshot_id: str | None = None, fresh: bool = False, egress: Egress | None = None
+    ) -> Machine:
         """Start a machine for a sandbox, from a snapshot, from its template, or on the files that it has.
 
         With `snapshot_id`: memory, processes and files as they are in that snapshot, which may be another sandbox's.
@@ -355,6 +389,8 @@ class Driver(Protocol):
         Without, and with no file tree yet: the booted template. Else a new boot on the tree.
 
         With `fresh` the guest is made itself before any of its processes runs: new entropy, hostname, machine-id.
+
+        What the guest wants of the network goes to `egress`, from its first instruction on; without it there is none.
 
         Returns once its agent answers. Raises `MachineUnavailable`, among them `SnapshotBroken` and
         `SnapshotMissing`, and `IdentityRefused`; nothing is left half-made then, but a file tree that was there is
@@ -397,7 +433,7 @@ class Driver(Protocol):
         """End what waits for a start that will not come. Machines go on."""
         ...
 
-    async def adopt(self, sandbox_id: str) -> Machine | None:
+    async def adopt(self, sandbox_id: str, *, egress: Egress | None = None) -> Machine | None:
         """The running machine of a sandbox, found again after its host died; None where there is none."""
         ...
 
