@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from actors.egress.serving import serve_egress
 from actors.entity import Entity, Fold, execute_together, to_its_end
 from actors.handle import SandboxFailed
 from actors.machines.protocol import EndReason, MachineError, MachineSpec
@@ -61,6 +62,8 @@ class SandboxContext:
     """How many of a sandbox's stay on the node."""
     stores: bool = False
     """Whether there is a snapshot store."""
+    gateway: Gateway | None = None
+    """The way to the network, for what a sandbox is allowed; None: there is none."""
 
     def entity(self, sandbox_id: str, session_id: str) -> SandboxEntity:
         """A sandbox's stream and state, not loaded yet."""
@@ -88,6 +91,7 @@ class Life:
         self.turn = asyncio.Lock()
         self.context = context
         self.snapshotting = Snapshotting(self)
+        self.egress = serve_egress(entity, context.gateway) if context.gateway is not None else None
         self.no_call = asyncio.Event()
         """Set where no call uses the machine: one that does finds out by itself that it ended."""
         self.no_call.set()
@@ -158,7 +162,7 @@ class Life:
     async def _find(self, began: float) -> None:
         frozen = self.state.phase is fold.Phase.FROZEN
         try:
-            machine = await self.context.driver.adopt(self.sandbox_id)
+            machine = await self.context.driver.adopt(self.sandbox_id, egress=self.egress)
         except MachineError as error:
             # It runs and does not answer; starting a new one ends it.
             await self.record(fold.Crash(reason="unresponsive", detail=str(error)[:500]))
@@ -220,7 +224,9 @@ class Life:
         async with self.context.start_slots:
             began = time.monotonic()
             try:
-                machine = await self.context.driver.start(spec, snapshot_id=snapshot_id, fresh=fresh)
+                machine = await self.context.driver.start(
+                    spec, snapshot_id=snapshot_id, fresh=fresh, egress=self.egress
+                )
             except MachineError as error:
                 raise SandboxFailed(str(error)) from error
             return machine, time.monotonic() - began

@@ -337,7 +337,7 @@ async def test_the_end_of_the_stream_reaches_every_waiter() -> None:
     assert [type(outcome) for outcome in outcomes] == [MachineGone] * 4
 
 
-async def test_a_guest_that_opens_channels_is_refused_then_cut_off() -> None:
+async def test_a_guest_that_opens_channels_is_refused_where_nobody_serves_them() -> None:
     async def script(liar: Liar) -> None:
         await liar.greet()
         await liar.receive(frames.OPEN)
@@ -348,9 +348,37 @@ async def test_a_guest_that_opens_channels_is_refused_then_cut_off() -> None:
         await liar.send(frames.DATA, 2, b"x")
         for number in range(4, 5000, 2):
             await liar.send(frames.OPEN, number, b"{}")
+            assert (await liar.receive(frames.RESET)).channel == number
+        liar.writer.close()
 
     async with lied_to(script) as guest:
-        with pytest.raises(GuestProtocolError, match="not its to open"):
+        with pytest.raises(MachineGone):
+            await run(guest)
+
+
+@pytest.mark.parametrize("number", [0, 3, 2])
+async def test_a_guest_that_opens_a_channel_that_is_not_its_to_open_is_cut_off(number: int) -> None:
+    async def script(liar: Liar) -> None:
+        await liar.greet()
+        await liar.receive(frames.OPEN)
+        await liar.send(frames.OPEN, 2, b"{}")
+        await liar.send(frames.OPEN, number, b"{}")
+        await asyncio.Event().wait()
+
+    async with lied_to(script) as guest:
+        with pytest.raises(GuestProtocolError, match="not its to open|nobody asked for"):
+            await run(guest)
+
+
+async def test_a_guest_that_asks_at_length_is_cut_off() -> None:
+    async def script(liar: Liar) -> None:
+        await liar.greet()
+        await liar.receive(frames.OPEN)
+        await liar.send(frames.OPEN, 2, b"x" * (mux_module.REQUEST_MAX + 1))
+        await asyncio.Event().wait()
+
+    async with lied_to(script) as guest:
+        with pytest.raises(GuestProtocolError, match="asked for something"):
             await run(guest)
 
 

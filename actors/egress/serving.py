@@ -1,0 +1,180 @@
+"""What a guest wants of the network, as it is asked on the machine's stream: judged, served, and recorded.
+
+`EgressServing` is the `Egress` (actors.machines.protocol) of one sandbox, whatever machine it has; the policy is asked
+for at each request, so what the log says is in force from a machine's first instruction on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from actors.egress.gateway import Refused, Totals
+from actors.entity import Replaced
+from actors.machines.mux import ChannelLeft, ChannelRefused
+from actors.machines.protocol import MachineError
+from actors.egress.recorder import EgressRecorder
+from events.egress_policy import Policy, normal_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from actors.egress.gateway import Gateway
+    from actors.entity import Entity
+    from actors.machines.protocol import Asked
+    from events.sandbox import Command, SandboxState
+
+    SandboxEntity = Entity[SandboxState, Command]
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS_MAX = 256
+"""Connections of one sandbox at once."""
+
+_Host = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Resolve(_Request):
+    kind: Literal["resolve"]
+    name: _Host
+
+
+class _Connect(_Request):
+    kind: Literal["egress"]
+    host: _Host
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+
+class _Datagram(_Request):
+    kind: Literal["datagram"]
+    host: _Host
+
+
+_REQUEST: TypeAdapter[_Resolve | _Connect | _Datagram] = TypeAdapter(
+    Annotated[_Resolve | _Connect | _Datagram, Field(discriminator="kind")]
+)
+
+
+def serve_egress(entity: SandboxEntity, gateway: Gateway) -> EgressServing:
+    """The way out of the sandbox whose stream this is, by the policy of its state."""
+
+    @lru_cache(maxsize=1)
+    def parsed(allow: tuple[str, ...]) -> Policy:
+        return Policy.parse(allow)
+
+    async def record(*commands: Command) -> None:
+        # What was asked for during a call led to it, or may have.
+        during = next((call.tool_use_id for call in entity.state.open_calls), "")
+        await entity.execute(f"egress-{secrets.token_hex(8)}", *commands, causation_id=during)
+
+    return EgressServing(
+        entity.state.sandbox_id, lambda: parsed(entity.state.egress), gateway, EgressRecorder(record)
+    )
+
+
+class EgressServing:
+    """The way out of one sandbox."""
+
+    def __init__(self, sandbox_id: str, policy: Callable[[], Policy], gateway: Gateway, record: EgressRecorder) -> None:
+        self._sandbox_id = sandbox_id
+        self._policy = policy
+        self._gateway = gateway
+        self._recorder = record
+        self._live: dict[asyncio.Task[None], tuple[str, int]] = {}
+
+    def requested(self, channel: Asked, request: bytes) -> None:
+        """See `Egress.requested`."""
+        try:
+            asked = _REQUEST.validate_json(request)
+        except ValidationError:
+            # Nothing of it is worth being written down.
+            self._refuse(channel, "?", None, "tcp", Refused("malformed", "the guest agent's request makes no sense"))
+            return
+        match asked:
+            case _Resolve():
+                self._resolve(channel, asked.name)
+            case _Datagram():
+                refused = Refused("protocol", "there is no way out for datagrams")
+                self._refuse(channel, _printable(asked.host), None, "udp", refused)
+            case _Connect() if len(self._live) >= CONNECTIONS_MAX:
+                refused = Refused("too_many", f"{CONNECTIONS_MAX} connections are open")
+                self._refuse(channel, _printable(asked.host), asked.port, "tcp", refused)
+            case _Connect():
+                task = asyncio.create_task(self._connect(channel, asked.host, asked.port), name="egress")
+                self._live[task] = (asked.host, asked.port)
+                task.add_done_callback(self._ended)
+
+    def policy_changed(self) -> None:
+        """End the connections that are not allowed any more."""
+        policy = self._policy()
+        for task, (host, port) in self._live.items():
+            if self._gateway.allowed(host, port, policy) is None:
+                task.cancel("not allowed any more")
+
+    async def close(self) -> None:
+        """End all of it, and record what was not recorded yet."""
+        live = list(self._live)
+        for task in live:
+            task.cancel()
+        if live:
+            await asyncio.wait(live)
+        await self._recorder.close()
+
+    def _resolve(self, channel: Asked, asked: str) -> None:
+        try:
+            name = normal_name(asked)
+        except ValueError as error:
+            self._refuse(channel, _printable(asked), None, "dns", Refused("malformed", str(error)))
+            return
+        if self._gateway.name_allowed(name, self._policy()) is None:
+            self._refuse(channel, name, None, "dns", Refused("not_allowed"))
+        else:
+            channel.accept()
+
+    async def _connect(self, channel: Asked, host: str, port: int) -> None:
+        totals = Totals()
+        began = 0.0
+
+        async def connected(address: str, rule: str) -> None:
+            nonlocal began
+            await self._recorder.connected(host, port, address, rule)
+            began = time.monotonic()
+
+        try:
+            await self._gateway.connect(host, port, self._policy(), channel, connected, totals)
+        except Refused as refused:
+            self._refuse(channel, _printable(host), port, "tcp", refused)
+        except asyncio.CancelledError:
+            channel.refuse("not allowed any more")
+            raise
+        except (OSError, ChannelRefused, ChannelLeft, MachineError, Replaced) as error:
+            log.debug("connection ended sandbox_id=%s %s", self._sandbox_id, error)
+            channel.refuse("the connection ended")
+        finally:
+            channel.leave()
+            if began:
+                self._recorder.closed(host, port, totals.sent, totals.received, time.monotonic() - began)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._live.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a connection failed sandbox_id=%s", self._sandbox_id, exc_info=error)
+
+    def _refuse(self, channel: Asked, host: str, port: int | None, protocol: str, refused: Refused) -> None:
+        channel.refuse(refused.reason)
+        self._recorder.refused(host, port, protocol, refused)
+
+
+def _printable(said: str) -> str:
+    """The text, bounded, with nothing in it that steers a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in said[:255])
