@@ -13,19 +13,20 @@ import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from actors.egress.gateway import Refused, Totals
+from events.egress_policy import Policy, normal_name
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from actors.egress.gateway import Refused, Totals
+from actors.egress.recorder import EgressRecorder
 from actors.entity import Replaced
 from actors.machines.mux import ChannelLeft, ChannelRefused
 from actors.machines.protocol import MachineError
-from actors.egress.recorder import EgressRecorder
-from events.egress_policy import Policy, normal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from actors.egress.gateway import Gateway
+
     from actors.entity import Entity
     from actors.machines.protocol import Asked
     from events.sandbox import Command, SandboxState
@@ -77,9 +78,7 @@ def serve_egress(entity: SandboxEntity, gateway: Gateway) -> EgressServing:
         during = next((call.tool_use_id for call in entity.state.open_calls), "")
         await entity.execute(f"egress-{secrets.token_hex(8)}", *commands, causation_id=during)
 
-    return EgressServing(
-        entity.state.sandbox_id, lambda: parsed(entity.state.egress), gateway, EgressRecorder(record)
-    )
+    return EgressServing(entity.state.sandbox_id, lambda: parsed(entity.state.egress), gateway, EgressRecorder(record))
 
 
 class EgressServing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from struct import Struct, pack, unpack_from
+from struct import Struct, unpack_from
 
 try:
     import _socket  # the `socket` module around it costs ten times the memory of this

@@ -218,9 +218,13 @@ class Agent:
             "nonce": said.get("nonce"),
             "agent_version": VERSION,
             "python": ".".join(map(str, sys.version_info[:3])),
-            "facts": {"pid": str(os.getpid()), "kernel": os.uname().release, "machine": os.uname().machine},
+            "facts": {
+                "pid": str(os.getpid()),
+                "kernel": os.uname().release,
+                "machine": os.uname().machine,
+                "egress": self._egress.error or "ready",
+            },
         }
-        answer["facts"]["egress"] = self._egress.error or "ready"
         self._outbox.send(frames.HELLO, frames.CONTROL, json.dumps(answer).encode())
 
     def _open(self, number: int, params: dict[str, object]) -> None:

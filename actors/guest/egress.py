@@ -208,7 +208,7 @@ class Egress:
         self._next = 2
         self._connections: dict[int, Connection] = {}
         self._by_fd: dict[int, Connection] = {}
-        self._questions: dict[int, tuple[names.Question, object]] = {}
+        self._questions: dict[int, tuple[names.Question, tuple[str, int]]] = {}
         self._told: dict[str, float] = {}
         self._watched: set[int] = set()
 
@@ -310,7 +310,8 @@ class Egress:
         return number
 
     def _accept(self) -> None:
-        fd, _ = self._listener._accept()
+        # The C half of it, which is all that there is here.
+        fd, _ = self._listener._accept()  # type: ignore[attr-defined]
         line = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, fileno=fd)
         line.setblocking(False)
         try:
@@ -343,7 +344,7 @@ class Egress:
         elif len(self._questions) < QUESTIONS_MAX:
             self._questions[self._open(kind="resolve", name=question.name)] = (question, asker)
 
-    def _answer(self, question: names.Question, asker: object, *, allowed: bool) -> None:
+    def _answer(self, question: names.Question, asker: tuple[str, int], *, allowed: bool) -> None:
         if not allowed:
             self._reply(question.answer(names.NO_NAME), asker)
         elif _asks_address(question):
@@ -351,7 +352,7 @@ class Egress:
         else:
             self._reply(question.answer(names.NOTHING_WRONG), asker)
 
-    def _reply(self, data: bytes, asker: object) -> None:
+    def _reply(self, data: bytes, asker: tuple[str, int]) -> None:
         try:
             self._resolver.sendto(data, asker)
         except OSError:

@@ -100,7 +100,11 @@ class Names:
     def reverse(self, name: str) -> str | None:
         """Which name is meant by one such as `5.0.18.198.in-addr.arpa`, if any."""
         parts = name.removesuffix(_REVERSE).split(".")
-        if not name.endswith(_REVERSE) or len(parts) != 4 or not all(part.isdigit() and len(part) < 4 for part in parts):
+        if (
+            not name.endswith(_REVERSE)
+            or len(parts) != 4
+            or not all(part.isdigit() and len(part) < 4 for part in parts)
+        ):
             return None
         numbers = [int(part) for part in reversed(parts)]
         return self.name(bytes(numbers)) if max(numbers) < 256 else None

@@ -40,7 +40,12 @@ def _verdict(number: int) -> bytes:
 
 
 def _redirect(port: int) -> bytes:
-    return _EXTENSION.pack(56, b"REDIRECT", 0) + pack("=III", 1, _PORT_GIVEN, 0) + pack("=I", 0) + pack("!HH4x", port, port)
+    return (
+        _EXTENSION.pack(56, b"REDIRECT", 0)
+        + pack("=III", 1, _PORT_GIVEN, 0)
+        + pack("=I", 0)
+        + pack("!HH4x", port, port)
+    )
 
 
 def _to_port(port: int) -> bytes:

@@ -16,7 +16,7 @@ from actors.machines import cgroups, container
 from actors.machines.birth import Birth
 from actors.machines.container import Orders
 
-HIGH_WATER = 1024 * 1024
+HIGH_WATER = 256 * 1024
 """Bytes that wait for a slow reader before its source is no longer read."""
 STDERR_BYTES = 64 * 1024
 """What is kept of the machine's standard error; a hostile guest could write for ever."""

@@ -13,12 +13,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 
-def test_a_sandbox_is_paused_forked_and_one_fork_is_kept(installed: Installed, isolation: str) -> None:
-    installed.options = ["--isolation", isolation]
+def test_a_sandbox_is_paused_forked_and_one_fork_is_kept(installed: Installed) -> None:
     with installed.up():
-        session_id = installed.session("two-turns")
-        installed.wait_for(f"session-{session_id}", "session.released")
-        parent = installed.sandbox_of(session_id).removeprefix("sandbox-")
+        session_id, parent = served(installed)
         assert installed.kinds(f"sandbox-{parent}")[-2:].count("sandbox.frozen") == 1
 
         assert installed.json("pause", session_id)["phase"] == "suspended"
@@ -46,11 +43,7 @@ def test_a_sandbox_is_paused_forked_and_one_fork_is_kept(installed: Installed, i
         assert kept["ended"] == [parent, *children[1:]]
         for one in (parent, *children[1:]):
             assert installed.kinds(f"sandbox-{one}")[-1] == "sandbox.killed"
-        with Anthropic(api_key=installed.server.api_key, base_url=installed.server.base_url) as app:
-            app.beta.sessions.events.send(
-                session_id, events=[{"type": "user.message", "content": [{"type": "text", "text": "Add one."}]}]
-            )
-        installed.wait_for(f"session-{session_id}", "session.released", count=2)
+        second_turn(installed, session_id)
         refusals_are_clear(installed, children)
     # The shell's variable went from the parent into the fork, to disk, and back.
     assert installed.results(session_id)[-1]["content"] == [{"type": "text", "text": "42\n41"}]
@@ -59,6 +52,32 @@ def test_a_sandbox_is_paused_forked_and_one_fork_is_kept(installed: Installed, i
     assert "tool_call.completed" in kinds
     assert installed.command("log", "verify").returncode == 0
     assert "kept" in installed.command("timeline", session_id).stdout
+
+
+def test_with_an_actor_for_each_sandbox_one_is_paused_forked_and_kept_too(installed: Installed) -> None:
+    installed.options = ["--isolation", "process"]
+    with installed.up():
+        session_id, parent = served(installed)
+        assert installed.json("pause", parent)["phase"] == "suspended"
+        children = [child["sandbox_id"] for child in installed.json("fork", parent, "-n", "2")["children"]]
+        assert installed.json("keep", children[0])["ended"] == [parent, children[1]]
+        second_turn(installed, session_id)
+    assert installed.results(session_id)[-1]["content"] == [{"type": "text", "text": "42\n41"}]
+
+
+def served(installed: Installed) -> tuple[str, str]:
+    """A session whose first turn is over, and its sandbox."""
+    session_id = installed.session("two-turns")
+    installed.wait_for(f"session-{session_id}", "session.released")
+    return session_id, installed.sandbox_of(session_id).removeprefix("sandbox-")
+
+
+def second_turn(installed: Installed, session_id: str) -> None:
+    with Anthropic(api_key=installed.server.api_key, base_url=installed.server.base_url) as app:
+        app.beta.sessions.events.send(
+            session_id, events=[{"type": "user.message", "content": [{"type": "text", "text": "Add one."}]}]
+        )
+    installed.wait_for(f"session-{session_id}", "session.released", count=2)
 
 
 def refusals_are_clear(installed: Installed, children: list[str]) -> None:

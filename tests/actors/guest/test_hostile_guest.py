@@ -366,7 +366,7 @@ async def test_a_guest_that_opens_a_channel_that_is_not_its_to_open_is_cut_off(n
         await asyncio.Event().wait()
 
     async with lied_to(script) as guest:
-        with pytest.raises(GuestProtocolError, match="not its to open|nobody asked for"):
+        with pytest.raises(GuestProtocolError, match=r"not its to open|nobody asked for"):
             await run(guest)
 
 
