@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from actors.journal import Journal
+    from actors.egress.gateway import Gateway
     from actors.machines.protocol import Driver, Machine, Taken
     from actors.pace import Pace
     from actors.visits.door import Door

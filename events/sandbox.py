@@ -11,6 +11,7 @@ from dataclasses import asdict
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
+from events.egress_commands import ChangeEgress, CloseEgress, ConnectEgress, RefuseEgress, decide_egress
 from events.errors import IllegalTransition
 from events.life import illegal
 from events.sandbox_commands import (
@@ -73,9 +74,12 @@ __all__ = [
     "TRANSITIONS",
     "Adopt",
     "CallStatus",
+    "ChangeEgress",
+    "CloseEgress",
     "CloseForward",
     "Command",
     "CompleteCall",
+    "ConnectEgress",
     "Crash",
     "Create",
     "EndProcess",
@@ -88,6 +92,7 @@ __all__ = [
     "Phase",
     "RecordCopy",
     "Recover",
+    "RefuseEgress",
     "Resume",
     "SandboxCall",
     "SandboxState",
@@ -337,6 +342,13 @@ def _close_forward(command: CloseForward, state: SandboxState) -> EventData | No
 def _copy(command: RecordCopy, state: SandboxState) -> EventData | None:
     del state  # each copy is an event of its own
     return SandboxFileCopied(path=command.path, direction=command.direction, bytes=command.size)
+
+
+@_decide.register
+def _egress(
+    command: ChangeEgress | ConnectEgress | CloseEgress | RefuseEgress, state: SandboxState
+) -> EventData | None:
+    return decide_egress(state, command)
 
 
 def _is_open(state: SandboxState, known: Mapping[str, bool], which: str, command: Command) -> bool:

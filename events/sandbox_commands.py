@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from events.egress_commands import ChangeEgress, CloseEgress, ConnectEgress, RefuseEgress
+
 if TYPE_CHECKING:
     from events.payload import JsonObject
     from events.sandbox_types import Limits
@@ -249,4 +251,8 @@ Command = (
     | OpenForward
     | CloseForward
     | RecordCopy
+    | ChangeEgress
+    | ConnectEgress
+    | CloseEgress
+    | RefuseEgress
 )

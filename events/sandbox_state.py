@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from events.log import EventLog
     from events.payload import JsonObject
     from events.types import (
+        EgressPolicyChanged,
         EventData,
         Limits,
         SandboxAdopted,
@@ -95,9 +96,11 @@ TRANSITIONS: Mapping[str, Mapping[Phase, Phase]] = {
     "sandbox.forward_opened": {Phase.RUNNING: Phase.RUNNING},
     "sandbox.forward_closed": _OUTCOME,
     "sandbox.file_copied": _UNCHANGED,
+    # Connections end, and are told of, after their machine did; refusals likewise.
     "egress.connected": _UNCHANGED,
+    "egress.closed": _UNCHANGED,
     "egress.refused": _UNCHANGED,
-    "egress.policy_changed": _UNCHANGED,
+    "egress.policy_changed": {phase: phase for phase in _NOT_KILLED},
     "replay.verified": _UNCHANGED,
     "replay.diverged": _UNCHANGED,
 }
@@ -171,6 +174,13 @@ class SandboxState:
     """The snapshots of it that were added to the snapshot store; a prune may have removed them since."""
     branched: bool = False
     """Whether it is a branch: its parent is another session's, or a past of this one's, and none of its family."""
+    egress: tuple[str, ...] = ()
+    """The allowlist: what it may reach, as texts that `egress_policy.Entry.parse` takes. Never a parent's by itself."""
+    egress_settings: tuple[str, ...] | None = ()
+    """What the settings gave when they were last asked; not all of it need be in the list. None: it follows no
+    settings, as a branch, and what was forked from one."""
+    egress_own: frozenset[str] = frozenset()
+    """Of the list, what a person allowed: it stays when the settings have it no more."""
 
     @property
     def stream(self) -> str:
@@ -210,6 +220,7 @@ class _Draft:
         "branched",
         "calls",
         "children",
+        "egress",
         "forwards",
         "known",
         "machine_id",
@@ -243,6 +254,8 @@ class _Draft:
         self.forwards = state.forwards
         self.stored = state.stored
         self.branched = state.branched
+        self.egress: tuple[tuple[str, ...], tuple[str, ...] | None, frozenset[str]]
+        self.egress = (state.egress, state.egress_settings, state.egress_own)
         self.known = state.calls
         self.calls: dict[str, SandboxCall] = {}
         """Those that changed and have an outcome."""
@@ -269,6 +282,7 @@ class _Draft:
             self.forwards,
             self.stored,
             self.branched,
+            *self.egress,
         )
 
 
@@ -285,6 +299,7 @@ def _branched(draft: _Draft, data: SandboxBranched) -> None:
     _created(draft, data)
     draft.snapshot_id = data.snapshot_id
     draft.branched = True
+    draft.egress = ((), None, frozenset())
 
 
 def _adopted(draft: _Draft, data: SandboxAdopted) -> None:
@@ -352,6 +367,14 @@ def _closed(draft: _Draft, what: str, known: HashTrieMap[str, bool], which: str)
     return known.insert(which, False)
 
 
+def _egress_changed(draft: _Draft, data: EgressPolicyChanged) -> None:
+    allowed, settings, own = draft.egress
+    given = set(data.settings or ()) - set(settings or ())
+    # What is new in the list and not new in the settings came from a person.
+    own = own.union(set(data.allow) - set(allowed) - given) & set(data.allow)
+    draft.egress = (tuple(data.allow), None if data.settings is None else tuple(data.settings), own)
+
+
 def _resumed(draft: _Draft, data: SandboxResumed) -> None:
     draft.machine_id = data.machine_id
     draft.node = data.node
@@ -410,6 +433,7 @@ LIFE = Life[SandboxState, _Draft](
         "sandbox.process_ended": _process_ended,
         "sandbox.forward_opened": _forward_opened,
         "sandbox.forward_closed": _forward_closed,
+        "egress.policy_changed": _egress_changed,
         "tool_call.started": _call_started,
         "tool_call.completed": _call_completed,
         "tool_call.interrupted": _call_interrupted,

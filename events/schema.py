@@ -98,6 +98,11 @@ def _view_of_what_branches_run_again(db: Database) -> None:
     db.create_view("tool_calls", views.TOOL_CALLS, replace=True)
 
 
+@migrations(name="0005_view_of_egress")
+def _view_of_egress(db: Database) -> None:
+    db.create_view("egress", views.EGRESS)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a file to this schema, from any older one or from nothing."""
     migrations.apply(Database(connection, execute_plugins=False))

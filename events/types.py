@@ -19,7 +19,7 @@ from events.access_types import (
     SandboxProcessEnded,
     SandboxProcessStarted,
 )
-from events.egress_types import EgressConnected, EgressPolicyChanged, EgressRefused
+from events.egress_types import EgressClosed, EgressConnected, EgressPolicyChanged, EgressRefused
 from events.payload import JsonObject, Payload
 from events.replay_types import BisectBegun, BisectFound, BisectProbed, ReplayDiverged, ReplayVerified
 from events.sandbox_types import (
@@ -95,6 +95,7 @@ EventData = Annotated[
     | SandboxForwardClosed
     | SandboxFileCopied
     | EgressConnected
+    | EgressClosed
     | EgressRefused
     | EgressPolicyChanged
     | ReplayVerified
@@ -109,6 +110,7 @@ __all__ = [
     "BisectBegun",
     "BisectFound",
     "BisectProbed",
+    "EgressClosed",
     "EgressConnected",
     "EgressPolicyChanged",
     "EgressRefused",

@@ -1,4 +1,4 @@
-"""The SQL of the views: one row for each session, sandbox and tool call."""
+"""The SQL of the views: one row for each session, sandbox and tool call, and for what was asked of the network."""
 
 from __future__ import annotations
 
@@ -142,5 +142,30 @@ SELECT
     {_time("ended")} AS ended_at,
     {_time("posted")} AS posted_at
 FROM calls
+ORDER BY position
+"""
+
+EGRESS = f"""
+SELECT
+    {_time("recorded_at")} AS time,
+    substr(stream, 9) AS sandbox_id,
+    nullif(correlation_id, '') AS session_id,
+    nullif(causation_id, '') AS tool_use_id,
+    substr(type, 8) AS decision,
+    data ->> '$.host' AS host,
+    data ->> '$.port' AS port,
+    coalesce(data ->> '$.protocol', 'tcp') AS protocol,
+    data ->> '$.address' AS address,
+    nullif(data ->> '$.rule', '') AS rule,
+    data ->> '$.reason' AS reason,
+    nullif(data ->> '$.detail', '') AS detail,
+    coalesce(data ->> '$.connections', data ->> '$.count', 1) AS times,
+    data ->> '$.bytes_sent' AS bytes_sent,
+    data ->> '$.bytes_received' AS bytes_received,
+    data ->> '$.seconds' AS seconds,
+    position
+FROM events
+WHERE type IN ('egress.connected', 'egress.closed', 'egress.refused')
+    AND stream >= 'sandbox-' AND stream < 'sandbox.'
 ORDER BY position
 """

@@ -19,7 +19,8 @@ from events import sandbox as fold
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from actors.egress.gateway import Refused
+    from actors.egress.refused import Reason, Refused
+    from events.egress_types import Protocol
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class EgressRecorder:
         self._record = record
         self._known: dict[tuple[str, int, str], tuple[float, asyncio.Future[None]]] = {}
         self._ended: dict[tuple[str, int], _Ended] = {}
-        self._refused: dict[tuple[str, int | None, str, str, str], tuple[str, int]] = {}
+        self._refused: dict[tuple[str, int | None, Protocol, Reason, str], tuple[str, int]] = {}
         self._told = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -82,7 +83,7 @@ class EgressRecorder:
         ended.seconds += seconds
         self._tell_soon()
 
-    def refused(self, host: str, port: int | None, protocol: str, refused: Refused) -> None:
+    def refused(self, host: str, port: int | None, protocol: Protocol, refused: Refused) -> None:
         """Something was refused."""
         key = (host, port, protocol, refused.reason, refused.rule)
         detail = refused.detail

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from actors.egress.gateway import Refused, Totals
-from events.egress_policy import Policy, normal_name
+from events.egress_policy import Policy
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from actors.egress.recorder import EgressRecorder
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from actors.entity import Entity
     from actors.machines.protocol import Asked
+    from events.egress_types import Protocol
     from events.sandbox import Command, SandboxState
 
     SandboxEntity = Entity[SandboxState, Command]
@@ -117,8 +118,10 @@ class EgressServing:
         """End the connections that are not allowed any more."""
         policy = self._policy()
         for task, (host, port) in self._live.items():
-            if self._gateway.allowed(host, port, policy) is None:
-                task.cancel("not allowed any more")
+            try:
+                self._gateway.decide(host, port, policy)
+            except Refused:
+                task.cancel()
 
     async def close(self) -> None:
         """End all of it, and record what was not recorded yet."""
@@ -129,19 +132,16 @@ class EgressServing:
             await asyncio.wait(live)
         await self._recorder.close()
 
-    def _resolve(self, channel: Asked, asked: str) -> None:
+    def _resolve(self, channel: Asked, name: str) -> None:
         try:
-            name = normal_name(asked)
-        except ValueError as error:
-            self._refuse(channel, _printable(asked), None, "dns", Refused("malformed", str(error)))
-            return
-        if self._gateway.name_allowed(name, self._policy()) is None:
-            self._refuse(channel, name, None, "dns", Refused("not_allowed"))
+            self._gateway.name_allowed(name, self._policy())
+        except Refused as refused:
+            self._refuse(channel, _printable(name), None, "dns", refused)
         else:
             channel.accept()
 
     async def _connect(self, channel: Asked, host: str, port: int) -> None:
-        totals = Totals()
+        traffic = Traffic()
         began = 0.0
 
         async def connected(address: str, rule: str) -> None:
@@ -150,26 +150,26 @@ class EgressServing:
             began = time.monotonic()
 
         try:
-            await self._gateway.connect(host, port, self._policy(), channel, connected, totals)
+            await self._gateway.connect(host, port, self._policy(), channel, connected, traffic)
         except Refused as refused:
             self._refuse(channel, _printable(host), port, "tcp", refused)
         except asyncio.CancelledError:
             channel.refuse("not allowed any more")
             raise
-        except (OSError, ChannelRefused, ChannelLeft, MachineError, Replaced) as error:
+        except (OSError, Broken, ChannelRefused, ChannelLeft, MachineError, Replaced) as error:
             log.debug("connection ended sandbox_id=%s %s", self._sandbox_id, error)
             channel.refuse("the connection ended")
         finally:
             channel.leave()
             if began:
-                self._recorder.closed(host, port, totals.sent, totals.received, time.monotonic() - began)
+                self._recorder.closed(host, port, traffic.sent, traffic.received, time.monotonic() - began)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._live.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a connection failed sandbox_id=%s", self._sandbox_id, exc_info=error)
 
-    def _refuse(self, channel: Asked, host: str, port: int | None, protocol: str, refused: Refused) -> None:
+    def _refuse(self, channel: Asked, host: str, port: int | None, protocol: Protocol, refused: Refused) -> None:
         channel.refuse(refused.reason)
         self._recorder.refused(host, port, protocol, refused)
 

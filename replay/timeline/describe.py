@@ -159,10 +159,8 @@ _SAYERS: dict[type[Payload], Any] = {
         f"connected to {data.host}:{data.port} ({data.address}; rule {data.rule})",
         Mood.PLAIN,
     ),
-    types.EgressRefused: lambda data: (
-        f"refused {_place(data)}: {_words(data.reason)}{_detail(data.detail)}",
-        Mood.WARNING,
-    ),
+    types.EgressClosed: lambda data: (_disconnected(data), Mood.PLAIN),
+    types.EgressRefused: lambda data: (_refused(data), Mood.WARNING),
     types.EgressPolicyChanged: lambda data: (
         f"may reach {', '.join(data.allow) or 'nothing'} (by {data.by})",
         Mood.PLAIN,
@@ -189,8 +187,17 @@ def _skills(data: types.SessionAttached) -> str:
     return f", {count(len(data.skills), 'skill')}: {', '.join(data.skills)}" if data.skills else ""
 
 
-def _place(data: types.EgressRefused) -> str:
-    return data.host if data.port is None else f"{data.host}:{data.port}"
+def _disconnected(data: types.EgressClosed) -> str:
+    ended = f"{count(data.connections, 'connection')} to {data.host}:{data.port} ended after {duration(data.seconds)}"
+    return f"{ended}: {size(data.bytes_sent)} sent, {size(data.bytes_received)} received"
+
+
+def _refused(data: types.EgressRefused) -> str:
+    place = data.host if data.port is None else f"{data.host}:{data.port}"
+    over = "" if data.protocol == "tcp" else f" over {data.protocol.upper()}"
+    times = f", {data.count:,} times" if data.count != 1 else ""
+    rule = f" (rule {data.rule})" if data.rule else ""
+    return f"refused {place}{over}{times}: {_words(data.reason)}{rule}{_detail(data.detail)}"
 
 
 # Tool calls

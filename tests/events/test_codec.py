@@ -26,7 +26,7 @@ session.claimed .attached .result_posted .idled .lease_lost .released .failed .t
 tool_call.requested .started .completed .interrupted .denied
 sandbox.created .started .frozen .thawed .suspended .resumed .snapshotted .forked .branched .crashed .recovered .killed
 sandbox.adopted .snapshot_stored .stopped .process_started .process_ended .forward_opened .forward_closed .file_copied
-egress.connected .refused .policy_changed
+egress.connected .closed .refused .policy_changed
 replay.verified .diverged
 bisect.begun .probed .found
 """

@@ -365,7 +365,7 @@ def test_sqlite_utils_opens_it_as_it_is(log: SqliteLog) -> None:
     log.append(STREAM, some("c"), expected=0)
     other = Database(log.path)
     assert other.table("events").count == 1
-    assert set(other.view_names()) == {"sessions", "sandboxes", "tool_calls"}
+    assert set(other.view_names()) == {"sessions", "sandboxes", "tool_calls", "egress"}
     assert other.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
     other.close()
 

@@ -78,9 +78,15 @@ def life_of(head: dict[str, Any]) -> tuple[Life[Any, Any], Any]:
     return sandbox_state.LIFE, SandboxState(head["id"])
 
 
+def plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def seen(state: Any, names: list[str]) -> dict[str, Any]:
     return {
-        name: {key: call.status.value for key, call in state.calls.items()} if name == "calls" else getattr(state, name)
+        name: {key: call.status.value for key, call in state.calls.items()}
+        if name == "calls"
+        else plain(getattr(state, name))
         for name in names
     }
 

@@ -14,6 +14,9 @@ from events.cli import build
 from events.envelope import new_events
 from events.sqlite_log import SqliteLog
 from events.types import (
+    EgressClosed,
+    EgressConnected,
+    EgressRefused,
     Limits,
     SandboxCreated,
     SandboxForked,
@@ -105,3 +108,27 @@ def test_a_log_with_older_views_is_read_as_it_is_and_gets_newer_ones_when_writte
     SqliteLog(forked / "log.db").close()
     with SqliteLog(forked / "log.db", read_only=True) as log:
         assert log.query("SELECT parent FROM sandboxes WHERE sandbox_id = 'sbx-child'") == [(SANDBOX,)]
+
+
+def test_what_was_asked_of_the_network_is_a_view(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path / "log.db", durability="normal") as log:
+        told: list[EventData] = [
+            SandboxCreated(session_id="sesn_1", driver="gvisor", template="base", limits=Limits()),
+            EgressConnected(host="a.example", port=443, address="203.0.113.7", rule="*.example"),
+            EgressRefused(host="b.example", protocol="dns", reason="not_allowed", count=4),
+            EgressClosed(host="a.example", port=443, connections=2, bytes_sent=10, bytes_received=20, seconds=1.5),
+        ]
+        log.append(
+            f"sandbox-{SANDBOX}", new_events("e", told, correlation_id="sesn_1", causation_id="toolu_1"), expected=0
+        )
+    with closing(sqlite3.connect(tmp_path / "log.db")) as db:
+        rows = db.execute(
+            "SELECT sandbox_id, session_id, tool_use_id, decision, host, port, protocol, address, rule, reason, times, "
+            "bytes_sent, bytes_received, seconds FROM egress"
+        ).fetchall()
+    whose = (SANDBOX, "sesn_1", "toolu_1")
+    assert rows == [
+        (*whose, "connected", "a.example", 443, "tcp", "203.0.113.7", "*.example", None, 1, None, None, None),
+        (*whose, "refused", "b.example", None, "dns", None, None, "not_allowed", 4, None, None, None),
+        (*whose, "closed", "a.example", 443, "tcp", None, None, None, 2, 10, 20, 1.5),
+    ]
