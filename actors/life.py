@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from actors.journal import Journal
     from actors.egress.gateway import Gateway
+    from actors.journal import Journal
     from actors.machines.protocol import Driver, Machine, Taken
     from actors.pace import Pace
     from actors.visits.door import Door
@@ -423,6 +423,11 @@ class Life:
         if machine is not None:
             await machine.kill()
         await self.context.driver.remove(self.sandbox_id)
+
+    async def close_egress(self) -> None:
+        """End connections that outlived their machine, and record what was not recorded yet of the others."""
+        if self.egress is not None:
+            await self.egress.close()
 
     async def used(self, machine: Machine | None) -> fold.Used:
         """What a machine has used so far, as far as anybody counted."""

@@ -210,6 +210,7 @@ class Sandbox:
         await self._due.close()
         async with self._life.turn:
             await self._life.kill(reason)
+        await self._life.close_egress()
 
     async def release(self) -> None:
         """Let go of the machine, which runs on for the next host."""
@@ -221,6 +222,7 @@ class Sandbox:
             machine = self._life.let_go()
             if machine is not None:
                 await machine.release()
+        await self._life.close_egress()
 
     async def view(self) -> dict[str, object]:
         """What there is to say of it now."""

@@ -13,20 +13,20 @@ import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from actors.egress.gateway import Refused, Totals
-from events.egress_policy import Policy
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from actors.egress.passage import Traffic
 from actors.egress.recorder import EgressRecorder
+from actors.egress.refused import Broken, Refused
 from actors.entity import Replaced
 from actors.machines.mux import ChannelLeft, ChannelRefused
 from actors.machines.protocol import MachineError
+from events.egress_policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from actors.egress.gateway import Gateway
-
     from actors.entity import Entity
     from actors.machines.protocol import Asked
     from events.egress_types import Protocol
