@@ -84,6 +84,8 @@ class Confined:
         allow = Policy.parse(entries).texts
         change = fold.ChangeEgress(allow=allow, settings=(), by="test")
         await self.sandbox._entity.execute(secrets.token_hex(8), change)
+        assert self.sandbox._life.egress is not None
+        self.sandbox._life.egress.policy_changed()
 
     def events(self, kind: str) -> list[Any]:
         """What the log says of a kind."""
