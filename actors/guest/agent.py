@@ -183,6 +183,7 @@ class Agent:
             raise StreamEnded
         for kind, number, payload in self._decoder.feed(data):
             self._frame(kind, number, payload)
+        self._egress.settle()
 
     def _frame(self, kind: int, number: int, payload: bytes) -> None:
         if kind == frames.PING:

@@ -24,6 +24,7 @@ import os
 import select
 import time
 from collections import deque
+from itertools import islice
 from struct import pack
 
 from actors.guest import addresses, names, netfilter
@@ -50,6 +51,9 @@ _DATAGRAM_BYTES = 4096
 _TOLD_AGAIN_S = 5.0
 _TOLD_MAX = 256
 _BACKLOG = 128
+_PIECES = 16
+_KNOWN_S = 2.0
+"""How long a name counts as allowed once the host has said so. What is connected to is asked for each time."""
 _LINGER_NOT = pack("ii", 1, 0)
 _LOCALHOST = b"\x7f\0\0\1"
 
@@ -78,14 +82,17 @@ class Connection:
                 self._connected = True
             if payload:
                 self._inbox.append(memoryview(payload))
-                self._write()
         elif kind == CREDIT:
             self._credit += CREDIT_PAYLOAD.unpack(payload)[0]
         elif kind == END:
             self._host_ended = True
-            self._write()
         else:
             self.abort()
+
+    def settle(self) -> None:
+        """Do what the frames that came at once lead to: in one go, since each call of the kernel costs the same."""
+        if self.fd >= 0 and (self._inbox or self._host_ended):
+            self._write()
         self.watch()
 
     def ready(self, events: int) -> None:
@@ -163,13 +170,13 @@ class Connection:
             return
         try:
             while self._inbox:
-                first = self._inbox[0]
-                sent = self._line.send(first)
+                sent = self._line.sendmsg(list(islice(self._inbox, _PIECES)))
                 self._taken += sent
-                if sent < len(first):
-                    self._inbox[0] = first[sent:]
+                while sent and sent >= len(self._inbox[0]):
+                    sent -= len(self._inbox.popleft())
+                if sent:
+                    self._inbox[0] = self._inbox[0][sent:]
                     break
-                self._inbox.popleft()
             if self._host_ended and not self._inbox and not self._shut:
                 self._shut = True
                 self._line.shutdown(_socket.SHUT_WR)
@@ -179,7 +186,7 @@ class Connection:
             self._fail(error)
             return
         # In large pieces, so that credit is not half of the traffic.
-        if self._taken >= WINDOW // 4:
+        if self._taken >= WINDOW // 2:
             self._egress.outbox.send(CREDIT, self._number, CREDIT_PAYLOAD.pack(self._taken))
             self._taken = 0
 
@@ -208,7 +215,11 @@ class Egress:
         self._next = 2
         self._connections: dict[int, Connection] = {}
         self._by_fd: dict[int, Connection] = {}
-        self._questions: dict[int, tuple[names.Question, tuple[str, int]]] = {}
+        self._asking: dict[str, int] = {}
+        self._questions: dict[int, list[tuple[names.Question, tuple[str, int]]]] = {}
+        """Those that wait for the host's word, which is the same for all of a name."""
+        self._known: dict[str, float] = {}
+        self._touched: set[Connection] = set()
         self._told: dict[str, float] = {}
         self._watched: set[int] = set()
 
@@ -240,15 +251,30 @@ class Egress:
 
     def frame(self, kind: int, number: int, payload: bytes) -> None:
         """A frame of one of our channels. What is over already is passed over."""
-        if number in self._questions:
-            question, asker = self._questions.pop(number)
-            self._answer(question, asker, allowed=kind == END)
+        if questions := self._questions.pop(number, None):
+            name = questions[0][0].name
+            self._asking.pop(name, None)
+            if kind == END:
+                if len(self._known) >= names.NAMES_MAX:
+                    self._known.clear()
+                self._known[name] = time.monotonic() + _KNOWN_S
+            for question, asker in questions:
+                self._answer(question, asker, allowed=kind == END)
         elif connection := self._connections.get(number):
             connection.frame(kind, payload)
+            self._touched.add(connection)
+
+    def settle(self) -> None:
+        """All frames that there are were handed over."""
+        touched, self._touched = self._touched, set()
+        for connection in touched:
+            connection.settle()
 
     def void(self) -> None:
         """The host is another one: whoever asks for a name asks again, and connections are reset."""
         self._questions.clear()
+        self._asking.clear()
+        self._known.clear()
         for connection in list(self._connections.values()):
             connection.abort()
 
@@ -341,8 +367,15 @@ class Egress:
         elif "." not in question.name:
             # A single label is somebody's search for a suffix, and never a name of the outside.
             self._reply(question.answer(names.NO_NAME), asker)
+        elif self._known.get(question.name, 0.0) > time.monotonic():
+            self._answer(question, asker, allowed=True)
+        elif (number := self._asking.get(question.name)) is not None:
+            if len(self._questions[number]) < QUESTIONS_MAX:
+                self._questions[number].append((question, asker))
         elif len(self._questions) < QUESTIONS_MAX:
-            self._questions[self._open(kind="resolve", name=question.name)] = (question, asker)
+            number = self._open(kind="resolve", name=question.name)
+            self._asking[question.name] = number
+            self._questions[number] = [(question, asker)]
 
     def _answer(self, question: names.Question, asker: tuple[str, int], *, allowed: bool) -> None:
         if not allowed:

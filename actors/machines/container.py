@@ -21,6 +21,8 @@ restore may be asked of the sandbox itself, "" where it may not. `group`: its co
 `state`: the folder of what `runsc` knows of containers, in files with the id in their names. `slot`: the folder of its
 root, removed with a container that nobody used."""
 
+PIPE_BYTES = 256 * 1024
+"""What the machine's standard input and output hold, by the kernel: a reader wakes for all of it at once."""
 PID_FILE = "pid"
 _SAID_BYTES = 4000
 
@@ -34,6 +36,8 @@ def create(orders: Orders) -> tuple[int, int, int, int]:
     stdin, to_guest = os.pipe2(os.O_CLOEXEC)
     from_guest, stdout = os.pipe2(os.O_CLOEXEC)
     errors, stderr = os.pipe2(os.O_CLOEXEC)
+    for fd in (to_guest, from_guest):
+        _widen(fd)
     try:
         pid = spawn(list(orders["create"]), stdin, stdout, stderr)
     finally:
@@ -47,6 +51,16 @@ def create(orders: Orders) -> tuple[int, int, int, int]:
         raise NotCreated(f"exit code {code}: {_said(errors)}")
     with open(PID_FILE, encoding="ascii") as file:
         return int(file.read()), to_guest, from_guest, errors
+
+
+def _widen(pipe: int) -> None:
+    """Have it hold as much as the guest agent reads at once; where the system has a lower limit, it stays as it is."""
+    import fcntl
+
+    try:
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except OSError:
+        return
 
 
 def animate(orders: Orders, image: str | None) -> Birth:

@@ -34,6 +34,7 @@ BENCHES = (
     "bisect",
     "idle",
     "dense",
+    "egress",
 )
 """In the order in which all are run; each is a module of this package."""
 
