@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +67,14 @@ class SandboxHandle(Protocol):
 
     async def read_file(self, path: str, max_bytes: int) -> bytes:
         """See `Sandbox.read_file`."""
+        ...
+
+    async def served_for(self, agent_id: str, agent_name: str) -> None:
+        """See `Sandbox.served_for`."""
+        ...
+
+    async def change_egress(self, add: tuple[str, ...], remove: tuple[str, ...], by: str) -> dict[str, Any]:
+        """See `Sandbox.change_egress`."""
         ...
 
     async def kill(self, reason: Literal["session_over", "requested", "not_kept"]) -> None:

@@ -121,6 +121,7 @@ def sandbox_context(placement: Placement, journal: Journal, driver: Driver, door
         snapshots=settings.snapshots,
         snapshots_local=settings.snapshots_local,
         stores=settings.store_url is not None,
+        given_egress=settings.given_egress,
     )
 
 

@@ -11,10 +11,11 @@ import asyncio
 import logging
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from actors.egress.serving import serve_egress
+from actors.egress_settings import GivenEgress
 from actors.entity import Entity, Fold, execute_together, to_its_end
 from actors.handle import SandboxFailed
 from actors.machines.protocol import EndReason, MachineError, MachineSpec
@@ -65,6 +66,8 @@ class SandboxContext:
     """Whether there is a snapshot store."""
     gateway: Gateway | None = None
     """The way to the network, for what a sandbox is allowed; None: there is none."""
+    given_egress: GivenEgress = field(default_factory=GivenEgress)
+    """What the settings let sandboxes reach."""
 
     def entity(self, sandbox_id: str, session_id: str) -> SandboxEntity:
         """A sandbox's stream and state, not loaded yet."""
@@ -362,18 +365,22 @@ class Life:
         snapshot_id = await self.snapshot("fork")
         parent_version = self.entity.version
         children = [f"sbx-{secrets.token_hex(8)}" for _ in range(count)]
+        state = self.state
         create = fold.Create(
-            session_id=self.state.session_id,
-            driver=self.state.driver,
-            template=self.state.template,
+            session_id=state.session_id,
+            driver=state.driver,
+            template=state.template,
             limits=self.limits,
             parent=self.sandbox_id,
             parent_version=parent_version,
         )
+        inherits = fold.ChangeEgress(
+            allow=state.egress, settings=state.egress_settings, by="fork", agent=state.egress_agent
+        )
         asleep = fold.Suspend(reason="fork", snapshot_id=snapshot_id)
         forked = tuple(fold.Fork(child=child, snapshot_id=snapshot_id) for child in children)
         made: list[tuple[SandboxEntity, tuple[fold.Command, ...]]] = [
-            (self.context.entity(child, self.state.session_id), (create, asleep)) for child in children
+            (self.context.entity(child, state.session_id), (create, inherits, asleep)) for child in children
         ]
         # Not by the snapshot's id alone: a sandbox that lies suspended in it can be forked again.
         command_id = f"fork-{snapshot_id}-{secrets.token_hex(4)}"

@@ -148,6 +148,15 @@ class RemoteSandbox:
         content: bytes = await self._call("read_file", path, max_bytes)
         return content
 
+    async def served_for(self, agent_id: str, agent_name: str) -> None:
+        """See `Sandbox`."""
+        await self._call("served_for", agent_id, agent_name)
+
+    async def change_egress(self, add: tuple[str, ...], remove: tuple[str, ...], by: str) -> dict[str, Any]:
+        """See `Sandbox`."""
+        view: dict[str, Any] = await self._call("change_egress", add, remove, by)
+        return view
+
     async def kill(self, reason: Literal["session_over", "requested", "not_kept"]) -> None:
         """See `Sandbox`."""
         await self._call("kill", reason)

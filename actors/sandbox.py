@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from actors.due import DueSnapshots
 from actors.handle import SandboxBusy, SandboxFailed
@@ -32,6 +32,7 @@ from actors.spool import Spool, spool_path
 from actors.visits.records import end_visits_of_the_dead, record_end
 from actors.visits.registry import Visits
 from events import sandbox as fold
+from events.egress_view import egress_view
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -73,16 +74,17 @@ class Sandbox:
         """Fold the stream; make the sandbox known where it is new."""
         await self._entity.load()
         self._due.loaded()
+        follow = fold.FollowSettings(settings=self._context.given_egress.to(self.state.egress_agent))
         if self.state.phase is fold.Phase.ABSENT:
-            await self._entity.execute(
-                "create",
-                fold.Create(
-                    session_id=self._session_id,
-                    driver=self._context.driver.name,
-                    template=self._context.template,
-                    limits=self._context.limits,
-                ),
+            create = fold.Create(
+                session_id=self._session_id,
+                driver=self._context.driver.name,
+                template=self._context.template,
+                limits=self._context.limits,
             )
+            await self._entity.execute("create", create, follow)
+        else:
+            await self._life.record(follow)
         await end_visits_of_the_dead(self._entity, self._context.journal)
 
     @property
@@ -203,6 +205,26 @@ class Sandbox:
         await self.visits.end_all()
         async with self._call_turn, self._life.turn:
             await self._life.stop(reason)
+
+    # --- what it may reach ------------------------------------------------------------------------------------------
+
+    async def served_for(self, agent_id: str, agent_name: str) -> None:
+        """The session's agent is known: what the settings give it is added, before anything runs for the session."""
+        agent = (agent_id, agent_name)
+        async with self._life.turn:
+            await self._life.record(fold.FollowSettings(settings=self._context.given_egress.to(agent), agent=agent))
+
+    async def change_egress(self, add: tuple[str, ...], remove: tuple[str, ...], by: str) -> dict[str, Any]:
+        """Add entries to what it may reach, and take entries out; what is in force when it returns (`egress_view`).
+
+        Raises `SandboxFailed` where the sandbox was killed.
+        """
+        # With the turn held, a fork has the list from before or from after.
+        async with self._life.turn:
+            if self.state.phase is fold.Phase.KILLED:
+                raise SandboxFailed(f"sandbox {self.sandbox_id} was killed: nothing runs in it any more")
+            await self._life.record(fold.EditEgress(add=add, remove=remove, by=by))
+        return egress_view(self.state)
 
     async def kill(self, reason: Literal["session_over", "requested", "not_kept"]) -> None:
         """The end: machine and files are removed. A call that runs is cut off, visitors are sent away."""

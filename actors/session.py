@@ -132,6 +132,10 @@ class Session:
         self._talk.custom_tools = served_of(session.agent.tools or [])
         await self._adopt((session.metadata or {}).get(BRANCH_KEY))
         try:
+            await self._sandbox.served_for(session.agent.id, session.agent.name)
+        except SandboxFailed as error:
+            raise sandbox_failed(error) from error
+        try:
             async with asyncio.TaskGroup() as tasks:
                 prepared = tasks.create_task(self._prepare(session.agent.skills), name="prepare")
                 tasks.create_task(self._listen(), name="listen")

@@ -22,6 +22,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError as SourceError
 from pydantic_settings.sources import InitSettingsSource
 
+from actors.egress_settings import (
+    AgentEntries,
+    EgressCredential,
+    EgressEntries,
+    GivenEgress,
+    HostAddresses,
+    names_of,
+)
 from events.types import Limits
 
 DEFAULT_CONFIG_FILE = "hourglass.toml"
@@ -134,6 +142,15 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=30.0, ge=0)
     """How long a stop waits for tool calls that run, in seconds."""
 
+    egress: EgressEntries = ()
+    """What every sandbox may reach: `name`, `*.name`, `name:port`, a network. Nothing else is reachable."""
+    egress_agents: dict[str, AgentEntries] = Field(default_factory=dict)
+    """What sandboxes of an agent's sessions may reach as well, by the agent's id or name."""
+    egress_hosts: dict[str, HostAddresses] = Field(default_factory=dict)
+    """Names with addresses of your own, whatever the DNS says. A private one must be in a listed network as well."""
+    egress_credentials: dict[str, EgressCredential] = Field(default_factory=dict)
+    """Credentials that the host adds, by the name of the server: guests ask `http://NAME.internal/`."""
+
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Where on loopback Prometheus finds the metrics, at `/metrics`; 0: any free port. Not served if not set."""
     ray_address: str | None = None
@@ -210,6 +227,11 @@ class Settings(BaseSettings):
             raise ValueError("must be an http or https address without a user name or a query")
         return value.rstrip("/")
 
+    @field_validator("egress_hosts", "egress_credentials")
+    @classmethod
+    def _by_name(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return names_of(value)
+
     @field_validator("environment_id", "environment_key", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
@@ -225,6 +247,11 @@ class Settings(BaseSettings):
         if self.limits.tool_seconds <= 0:
             raise ValueError("limits.tool_seconds must be above 0")
         return self
+
+    @property
+    def given_egress(self) -> GivenEgress:
+        """What these settings let sandboxes reach."""
+        return GivenEgress(self.egress, self.egress_agents)
 
     @property
     def store_url(self) -> str | None:

@@ -24,6 +24,32 @@ class ChangeEgress:
     settings: tuple[str, ...] | None
     """What the settings give, likewise; None: it follows no settings."""
     by: str
+    agent: tuple[str, ...] = ()
+    """Id and name of the agent that the settings were asked for; empty: as before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditEgress:
+    """Entries are added and taken out by a person; what is so already decides nothing."""
+
+    add: tuple[str, ...] = ()
+    """Canonical, as `remove`."""
+    remove: tuple[str, ...] = ()
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowSettings:
+    """The settings give this list; decides nothing where they gave the same before.
+
+    What they add is added, and what they have no more is taken out, but for what a person allowed. What a person took
+    out stays out, until the settings have dropped it and name it again. A branch and what was forked from one follow no
+    settings: they reach what somebody allows them. Nor does what is over, or is not there.
+    """
+
+    settings: tuple[str, ...]
+    agent: tuple[str, ...] = ()
+    """Id and name of the agent that it is for; empty: as before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +87,7 @@ class RefuseEgress:
     count: int = 1
 
 
-EgressCommand = ChangeEgress | ConnectEgress | CloseEgress | RefuseEgress
+EgressCommand = ChangeEgress | EditEgress | FollowSettings | ConnectEgress | CloseEgress | RefuseEgress
 
 
 def decide_egress(
@@ -70,10 +96,13 @@ def decide_egress(
     """The event that a command leads to; None where it is already so. Whether it may be is the transitions' matter."""
     match command:
         case ChangeEgress():
-            if (command.allow, command.settings) == (state.egress, state.egress_settings):
-                return None
-            settings = None if command.settings is None else list(command.settings)
-            return EgressPolicyChanged(allow=list(command.allow), settings=settings, by=command.by)
+            return _changed(state, command.allow, command.settings, command.by, command.agent)
+        case EditEgress():
+            allow = dict.fromkeys((*state.egress, *command.add))
+            kept = tuple(one for one in allow if one not in command.remove)
+            return _changed(state, kept, state.egress_settings, command.by)
+        case FollowSettings():
+            return _followed(state, command)
         case ConnectEgress():
             return EgressConnected(
                 host=command.host[:MOST_HOST], port=command.port, address=command.address, rule=command.rule
@@ -99,16 +128,19 @@ def decide_egress(
             )
 
 
-def settings_changed(state: SandboxState, settings: tuple[str, ...]) -> ChangeEgress | None:
-    """What follows from what the settings give now; None where they gave the same before.
-
-    What they add is added, and what they have no more is taken out, but for what a person allowed. What a person took
-    out stays out, until the settings have dropped it and name it again. A branch and what was forked from one follow no
-    settings: they reach what somebody allows them.
-    """
-    if state.egress_settings is None or settings == state.egress_settings:
+def _changed(
+    state: SandboxState, allow: tuple[str, ...], settings: tuple[str, ...] | None, by: str, agent: tuple[str, ...] = ()
+) -> EgressPolicyChanged | None:
+    if (allow, settings) == (state.egress, state.egress_settings):
         return None
-    before, now = set(state.egress_settings), set(settings)
+    given = None if settings is None else list(settings)
+    return EgressPolicyChanged(allow=list(allow), settings=given, by=by, agent=list(agent or state.egress_agent))
+
+
+def _followed(state: SandboxState, command: FollowSettings) -> EgressPolicyChanged | None:
+    if state.egress_settings is None or state.phase in ("absent", "killed"):
+        return None
+    before, now = set(state.egress_settings), set(command.settings)
     kept = [one for one in state.egress if one not in before or one in now or one in state.egress_own]
-    added = [one for one in settings if one not in before and one not in kept]
-    return ChangeEgress(allow=(*kept, *added), settings=settings, by="settings")
+    added = [one for one in command.settings if one not in before and one not in kept]
+    return _changed(state, (*kept, *added), command.settings, "settings", command.agent)

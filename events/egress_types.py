@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from events.payload import Payload
 
 Protocol = Literal["tcp", "udp", "dns"]
@@ -85,3 +87,5 @@ class EgressPolicyChanged(Payload):
     """What the settings give, be it in the list or taken out by a person since; None: it follows no settings."""
     by: str
     """Who changed it: `settings`, `fork`, or a person."""
+    agent: list[str] = Field(default_factory=list)
+    """Id and name of the agent for whose sessions the settings gave it; empty where none was known."""

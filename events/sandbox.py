@@ -11,7 +11,15 @@ from dataclasses import asdict
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
-from events.egress_commands import ChangeEgress, CloseEgress, ConnectEgress, RefuseEgress, decide_egress
+from events.egress_commands import (
+    ChangeEgress,
+    CloseEgress,
+    ConnectEgress,
+    EditEgress,
+    FollowSettings,
+    RefuseEgress,
+    decide_egress,
+)
 from events.errors import IllegalTransition
 from events.life import illegal
 from events.sandbox_commands import (
@@ -82,7 +90,9 @@ __all__ = [
     "ConnectEgress",
     "Crash",
     "Create",
+    "EditEgress",
     "EndProcess",
+    "FollowSettings",
     "Fork",
     "Freeze",
     "InterruptCall",
@@ -346,7 +356,8 @@ def _copy(command: RecordCopy, state: SandboxState) -> EventData | None:
 
 @_decide.register
 def _egress(
-    command: ChangeEgress | ConnectEgress | CloseEgress | RefuseEgress, state: SandboxState
+    command: ChangeEgress | EditEgress | FollowSettings | ConnectEgress | CloseEgress | RefuseEgress,
+    state: SandboxState,
 ) -> EventData | None:
     return decide_egress(state, command)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from events.egress_commands import ChangeEgress, CloseEgress, ConnectEgress, RefuseEgress
+from events.egress_commands import ChangeEgress, CloseEgress, ConnectEgress, EditEgress, FollowSettings, RefuseEgress
 
 if TYPE_CHECKING:
     from events.payload import JsonObject
@@ -252,6 +252,8 @@ Command = (
     | CloseForward
     | RecordCopy
     | ChangeEgress
+    | EditEgress
+    | FollowSettings
     | ConnectEgress
     | CloseEgress
     | RefuseEgress

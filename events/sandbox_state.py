@@ -181,6 +181,8 @@ class SandboxState:
     settings, as a branch, and what was forked from one."""
     egress_own: frozenset[str] = frozenset()
     """Of the list, what a person allowed: it stays when the settings have it no more."""
+    egress_agent: tuple[str, ...] = ()
+    """Id and name of the agent that the settings were asked for; empty where that is not known."""
 
     @property
     def stream(self) -> str:
@@ -254,8 +256,8 @@ class _Draft:
         self.forwards = state.forwards
         self.stored = state.stored
         self.branched = state.branched
-        self.egress: tuple[tuple[str, ...], tuple[str, ...] | None, frozenset[str]]
-        self.egress = (state.egress, state.egress_settings, state.egress_own)
+        self.egress: tuple[tuple[str, ...], tuple[str, ...] | None, frozenset[str], tuple[str, ...]]
+        self.egress = (state.egress, state.egress_settings, state.egress_own, state.egress_agent)
         self.known = state.calls
         self.calls: dict[str, SandboxCall] = {}
         """Those that changed and have an outcome."""
@@ -299,7 +301,7 @@ def _branched(draft: _Draft, data: SandboxBranched) -> None:
     _created(draft, data)
     draft.snapshot_id = data.snapshot_id
     draft.branched = True
-    draft.egress = ((), None, frozenset())
+    draft.egress = ((), None, frozenset(), ())
 
 
 def _adopted(draft: _Draft, data: SandboxAdopted) -> None:
@@ -368,11 +370,12 @@ def _closed(draft: _Draft, what: str, known: HashTrieMap[str, bool], which: str)
 
 
 def _egress_changed(draft: _Draft, data: EgressPolicyChanged) -> None:
-    allowed, settings, own = draft.egress
+    allowed, settings, own, _ = draft.egress
     given = set(data.settings or ()) - set(settings or ())
     # What is new in the list and not new in the settings came from a person.
     own = own.union(set(data.allow) - set(allowed) - given) & set(data.allow)
-    draft.egress = (tuple(data.allow), None if data.settings is None else tuple(data.settings), own)
+    followed = None if data.settings is None else tuple(data.settings)
+    draft.egress = (tuple(data.allow), followed, own, tuple(data.agent))
 
 
 def _resumed(draft: _Draft, data: SandboxResumed) -> None:

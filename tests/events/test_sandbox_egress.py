@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.egress_commands import MOST_DETAIL, MOST_HOST, settings_changed
+from events.egress_commands import MOST_DETAIL, MOST_HOST
 from events.errors import IllegalTransition
 from events.sandbox import (
     ChangeEgress,
@@ -14,6 +14,8 @@ from events.sandbox import (
     Command,
     ConnectEgress,
     Create,
+    EditEgress,
+    FollowSettings,
     Kill,
     RefuseEgress,
     SandboxState,
@@ -49,8 +51,7 @@ def apply(state: SandboxState, *commands: Command) -> SandboxState:
 
 
 def given_by_settings(state: SandboxState, *entries: str) -> SandboxState:
-    changed = settings_changed(state, entries)
-    return state if changed is None else apply(state, changed)
+    return apply(state, FollowSettings(settings=entries))
 
 
 def new() -> SandboxState:
@@ -84,6 +85,29 @@ def test_what_a_person_allowed_first_stays_when_the_settings_drop_it() -> None:
     assert given_by_settings(state).egress == ("a.example",)
 
 
+def test_a_persons_edit_is_of_what_is_there_when_it_is_decided() -> None:
+    state = given_by_settings(new(), "a.example")
+    edit = EditEgress(add=("b.example", "a.example"), remove=("c.example",), by="root")
+    state = apply(state, edit)
+    assert (state.egress, state.egress_own) == (("a.example", "b.example"), frozenset({"b.example"}))
+    assert decide(state, edit) == []
+    state = apply(state, EditEgress(remove=("a.example", "b.example"), by="root"))
+    assert (state.egress, state.egress_settings, state.egress_own) == ((), ("a.example",), frozenset())
+
+
+def test_the_agent_that_settings_were_asked_for_is_kept() -> None:
+    state = apply(new(), FollowSettings(settings=("a.example",), agent=("agent_1", "coder")))
+    assert state.egress_agent == ("agent_1", "coder")
+    state = apply(state, EditEgress(add=("b.example",), by="root"))
+    assert state.egress_agent == ("agent_1", "coder")
+    assert decide(state, FollowSettings(settings=("a.example",), agent=("agent_2", "other"))) == []
+
+
+def test_settings_give_nothing_to_what_is_not_there() -> None:
+    for state in (SandboxState("x"), apply(SandboxState("x"), CREATE, Kill(reason="requested"))):
+        assert decide(state, FollowSettings(settings=("a.example",))) == []
+
+
 def test_what_a_person_gives_back_is_theirs() -> None:
     state = given_by_settings(new(), "a.example")
     state = apply(state, person(state))
@@ -94,10 +118,10 @@ def test_what_a_person_gives_back_is_theirs() -> None:
 def test_a_branch_reaches_nothing_and_follows_no_settings() -> None:
     branch = evolve(SandboxState("x"), BRANCHED)
     assert (branch.egress, branch.egress_settings) == ((), None)
-    assert settings_changed(branch, ("a.example",)) is None
-    allowed = apply(branch, person(branch, "a.example"))
+    assert given_by_settings(branch, "a.example") == branch
+    allowed = apply(branch, EditEgress(add=("a.example",), by="root"))
     assert allowed.egress == ("a.example",)
-    assert settings_changed(allowed, ("b.example",)) is None
+    assert given_by_settings(allowed, "b.example") == allowed
 
 
 def test_a_fork_begins_with_its_parents_list() -> None:
@@ -114,7 +138,7 @@ def test_a_fork_of_a_branch_follows_no_settings_either() -> None:
     branch = evolve(SandboxState("x"), BRANCHED)
     inherit = ChangeEgress(allow=branch.egress, settings=branch.egress_settings, by="fork")
     fork = apply(SandboxState("f"), CREATE, inherit)
-    assert settings_changed(fork, ("a.example",)) is None
+    assert given_by_settings(fork, "a.example") == fork
 
 
 @pytest.mark.parametrize("command", [CONNECT, CLOSE, REFUSE], ids=lambda one: type(one).__name__)
@@ -156,14 +180,13 @@ def test_what_settings_give_is_taken_in_once(changes: list[tuple[str, list[str]]
     state = new()
     events: list[EventData] = []
     for who, listed in changes:
-        by_settings = settings_changed(state, tuple(listed))
-        command = person(state, *listed) if who == "person" else by_settings
+        command = person(state, *listed) if who == "person" else FollowSettings(settings=tuple(listed))
         before = set(state.egress)
-        for data in decide(state, command) if command else []:
+        for data in decide(state, command):
             events.append(data)
             state = evolve(state, data)
         if who == "settings":
-            assert settings_changed(state, tuple(listed)) is None
+            assert decide(state, command) == []
             assert state.egress_own <= set(state.egress)
             assert set(state.egress) <= before | set(listed)
         else:
