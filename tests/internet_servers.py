@@ -15,13 +15,10 @@ import socket
 import ssl
 import struct
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs, urlsplit
 
 import h11
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 _WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -44,10 +41,7 @@ async def http(reader: Reader, writer: Writer) -> None:
         assert not isinstance(got, type)
         return got
 
-    while True:
-        request = await event()
-        if not isinstance(request, h11.Request):
-            return
+    while isinstance(request := await event(), h11.Request):
         url = urlsplit(request.target.decode())
         asked = {name: values[0] for name, values in parse_qs(url.query).items()}
         if url.path == "/websocket":
@@ -55,23 +49,27 @@ async def http(reader: Reader, writer: Writer) -> None:
             return
         if url.path == "/raw":
             # Whatever the test says, as it is; then the end.
-            writer.write(base64.b64decode(asked["base64"]))
-            await writer.drain()
+            writer.write(base64.urlsafe_b64decode(asked["base64"]))
             return
         if url.path == "/early":
             await send(h11.Response(status_code=413, headers=[(b"Content-Length", b"3")]), h11.Data(data=b"no\n"))
-            await send(h11.EndOfMessage())
             return
-        body = await _body(event)
-        if url.path == "/big":
-            await _big(int(asked["bytes"]), "chunked" in asked, send)
-        elif url.path == "/bare":
-            await send(h11.Response(status_code=int(asked["status"]), headers=[]), h11.EndOfMessage())
-        else:
-            await _tell(request, body, send)
+        await _answer(request, url.path, asked, await _body(event), send)
         if connection.our_state is not h11.DONE:
             return
         connection.start_next_cycle()
+
+
+Send = Callable[..., Awaitable[None]]
+
+
+async def _answer(request: h11.Request, path: str, asked: dict[str, str], body: dict[str, object], send: Send) -> None:
+    if path == "/big":
+        await _big(int(asked["bytes"]), "chunked" in asked, send)
+    elif path == "/bare":
+        await send(h11.Response(status_code=int(asked["status"]), headers=[]), h11.EndOfMessage())
+    else:
+        await _tell(request, body, send)
 
 
 async def _body(event: Callable[[], Awaitable[h11.Event]]) -> dict[str, object]:
@@ -84,7 +82,7 @@ async def _body(event: Callable[[], Awaitable[h11.Event]]) -> dict[str, object]:
     return {"bytes": size, "sha256": digest.hexdigest(), "text": text.decode("latin-1")}
 
 
-async def _tell(request: h11.Request, body: dict[str, object], send: Callable[..., Awaitable[None]]) -> None:
+async def _tell(request: h11.Request, body: dict[str, object], send: Send) -> None:
     """Say back what was asked."""
     said = {
         "method": request.method.decode(),
@@ -97,7 +95,7 @@ async def _tell(request: h11.Request, body: dict[str, object], send: Callable[..
     await send(h11.Response(status_code=200, headers=headers), h11.Data(data=text), h11.EndOfMessage())
 
 
-async def _big(size: int, chunked: bool, send: Callable[..., Awaitable[None]]) -> None:
+async def _big(size: int, chunked: bool, send: Send) -> None:
     headers = [(b"Transfer-Encoding", b"chunked") if chunked else (b"Content-Length", str(size).encode())]
     await send(h11.Response(status_code=200, headers=headers))
     piece = bytes(64 * 1024)

@@ -29,8 +29,7 @@ class Inner:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
-        self.connected = False
-        self.sends = 0
+        self.connected = asyncio.Event()
 
     async def receive(self) -> bytes:
         """At most a frame."""
@@ -41,10 +40,10 @@ class Inner:
 
     async def send(self, data: bytes, *, last: bool = False) -> None:
         """The first byte is for the agent, and not for the program."""
-        if not self.connected:
+        if not self.connected.is_set():
             assert data[:1] == b"c"
-            self.connected, data = True, data[1:]
-        self.sends += 1
+            self.connected.set()
+            data = data[1:]
         try:
             await self._loop.sock_sendall(self._sock, data)
             if last:
@@ -54,7 +53,12 @@ class Inner:
 
     def reset(self) -> None:
         """As the agent ends a connection that was refused or broke."""
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+        if self._sock.fileno() >= 0:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+            self._sock.close()
+
+    def close(self) -> None:
+        """As the agent closes one whose ends have both said all."""
         self._sock.close()
 
 
@@ -84,6 +88,12 @@ class Program:
         """End as a program that is killed."""
         self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
         self.writer.transport.abort()
+
+    async def inner_idle(self) -> None:
+        """Let the gateway take what was sent so far."""
+        await self.writer.drain()
+        for _ in range(5):
+            await asyncio.sleep(0)
 
     async def refused(self) -> Refused:
         """Why it was refused."""
@@ -117,12 +127,13 @@ async def running(
     connected: list[tuple[str, str]] = []
 
     async def on_connected(address: str, rule: str) -> None:
-        assert not inner.connected
+        assert not inner.connected.is_set()
         connected.append((address, rule))
 
     async def serve() -> None:
         try:
             await gateway.connect(host, port, policy, inner, on_connected, traffic)
+            inner.close()
         finally:
             inner.reset()
 

@@ -105,8 +105,7 @@ async def test_nothing_is_taken_that_the_program_does_not_take(gateway: Gateway)
 
 async def test_a_program_that_goes_is_noticed_whatever_the_server_does(gateway: Gateway) -> None:
     async with running(gateway, SITE, 5000, ANY) as program:
-        while not program.inner.connected:
-            await asyncio.sleep(0.01)
+        await program.inner.connected.wait()
         program.reset()
         with pytest.raises(ProgramGone):
             await program.served
@@ -119,8 +118,7 @@ async def test_cancelling_lets_go_of_both(gateway: Gateway) -> None:
         with pytest.raises(asyncio.CancelledError):
             await program.served
         with pytest.raises(ConnectionResetError):
-            while await program.reader.read(65536):
-                pass
+            await program.reader.read()
 
 
 async def _pour(writer: asyncio.StreamWriter) -> None:
