@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import socket
@@ -180,10 +181,12 @@ SERVERS: dict[int, Callable[[Reader, Writer], Awaitable[None]]] = {
     5002: count,
     5003: reset,
     5004: retry,
+    5005: echo,
     8080: http,
     8443: http,
 }
 WITH_TLS = (443, 8443)
+ONLY_IPV4 = (5005,)
 
 
 async def main(certificate: str, key: str) -> None:
@@ -193,16 +196,14 @@ async def main(certificate: str, key: str) -> None:
         tls = context if port in WITH_TLS else None
 
         async def served(reader: Reader, writer: Writer, serve: Callable[..., Awaitable[None]] = serve) -> None:
-            try:
+            # A client that goes, or speaks otherwise, is the test's.
+            with contextlib.closing(writer), contextlib.suppress(OSError, h11.RemoteProtocolError):
                 await serve(reader, writer)
                 if writer.can_write_eof():
                     writer.write_eof()
-            except (OSError, h11.RemoteProtocolError) as error:
-                print(f"{error}", file=sys.stderr)
-            finally:
-                writer.close()
 
-        await asyncio.start_server(served, ["0.0.0.0", "::"], port, ssl=tls, backlog=512)
+        hosts = ["0.0.0.0"] if port in ONLY_IPV4 else ["0.0.0.0", "::"]
+        await asyncio.start_server(served, hosts, port, ssl=tls, backlog=512)
     print("ready", flush=True)
     # Its end is that of the process that started this one.
     await asyncio.to_thread(sys.stdin.read)
