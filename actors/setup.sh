@@ -48,7 +48,7 @@ apt_install() {
 
 missing_packages() {
     local pair
-    for pair in mmdebstrap:mmdebstrap busybox:busybox-static mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs mount:mount unshare:util-linux; do
+    for pair in mmdebstrap:mmdebstrap busybox:busybox-static mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs mount:mount unshare:util-linux ip:iproute2; do
         command -v "${pair%%:*}" >/dev/null || PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null \
             || printf '%s ' "${pair##*:}"
     done

@@ -17,11 +17,14 @@ from events.sqlite_log import SqliteLog
 from replay.local import storage
 from replay.server.recorded import RecordedServer
 from replay.server.settings import ServerSettings
+from tests.internet import made
 from tests.service import Installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.internet import Internet
 
 
 def pytest_configure() -> None:
@@ -63,6 +66,13 @@ def isolation(request: pytest.FixtureRequest) -> str:
     """Both ways to place sessions and sandboxes."""
     value: str = request.param
     return value
+
+
+@pytest.fixture(scope="session")
+def internet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Internet]:
+    """Servers at public-looking addresses, in a network namespace."""
+    with made(tmp_path_factory.mktemp("internet")) as internet:
+        yield internet
 
 
 @pytest.fixture

@@ -10,13 +10,11 @@ import os
 import ssl
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trustme
-
-from tests.internet_servers import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,10 +58,6 @@ class Internet:
         return ssl.create_default_context(cafile=self.ca_file)
 
 
-def _ip(words: str) -> None:
-    subprocess.run(["ip", *words.split()], check=True)
-
-
 @contextmanager
 def made(folder: Path) -> Iterator[Internet]:
     """An internet, running until the end of the context. `folder` gets its certificates."""
@@ -76,31 +70,32 @@ def made(folder: Path) -> Iterator[Internet]:
         blob.write_to_path(chain, append=True)
 
     number = os.getpid() % 2**14
-    name = f"hgnet{os.getpid()}"
+    link = f"hgnet{os.getpid()}"
     third, fourth = number >> 6, (number & 63) * 4
     public, private, six = f"44.128.{third}.", f"10.219.{third}.", f"2a0f:6284:{number:x}::"
-    with ExitStack() as stack:
-        _ip(f"netns add {name}")
-        stack.callback(_ip, f"netns del {name}")
-        _ip(f"link add {name} type veth peer name outside netns {name}")
-        # The other end goes with its namespace, but only some time after.
-        stack.callback(_ip, f"link del {name}")
+    with _servers(chain, key) as pid:
+        inside = f"nsenter --net=/proc/{pid}/ns/net ip"
+        _run(f"ip link add {link} type veth peer name outside netns {pid}")
         for network in (public, private):
-            _ip(f"address add {network}{fourth + 1}/30 dev {name}")
-            _ip(f"-n {name} address add {network}{fourth + 2}/30 dev outside")
-        _ip(f"-6 address add {six}1/64 dev {name} nodad")
-        _ip(f"-n {name} -6 address add {six}2/64 dev outside nodad")
-        _ip(f"link set {name} up")
-        _ip(f"-n {name} link set lo up")
-        _ip(f"-n {name} link set outside up")
-        command = ["ip", "netns", "exec", name, sys.executable, "-m", "tests.internet_servers", str(chain), str(key)]
-        servers = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        stack.callback(servers.kill)
-        assert servers.stdout is not None
-        assert servers.stdout.readline() == "ready\n"
-        yield Internet(
-            f"{public}{fourth + 2}", f"{six}2", f"{private}{fourth + 2}", f"{public}{fourth + 1}", ca_file
-        )
+            _run(f"ip address add {network}{fourth + 1}/30 dev {link}")
+            _run(f"{inside} address add {network}{fourth + 2}/30 dev outside")
+        _run(f"ip -6 address add {six}1/64 dev {link} nodad")
+        _run(f"{inside} -6 address add {six}2/64 dev outside nodad")
+        _run(f"ip link set {link} up")
+        _run(f"{inside} link set lo up")
+        _run(f"{inside} link set outside up")
+        yield Internet(f"{public}{fourth + 2}", f"{six}2", f"{private}{fourth + 2}", f"{public}{fourth + 1}", ca_file)
 
 
-__all__ = ["NAMES", "SERVERS", "Internet", "made"]
+@contextmanager
+def _servers(chain: Path, key: Path) -> Iterator[int]:
+    """The id of their process, which ends with this one; its network goes with it, however it ends."""
+    command = ["unshare", "--net", sys.executable, "-m", "tests.internet_servers", str(chain), str(key)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process.pid
+
+
+def _run(words: str) -> None:
+    subprocess.run(words.split(), check=True)

@@ -1,25 +1,25 @@
 """Servers of a small internet, each on the ports that programs expect. Run in a network namespace of its own.
 
-usage: python -m tests.internet_servers CERTIFICATE KEY PORT...
+usage: python -m tests.internet_servers CERTIFICATE KEY
 
-Writes "ready" once it listens. Which port is what: see `SERVERS`.
+Writes "ready" once it listens, and ends with its input. Which port is what: see `SERVERS`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
+import socket
 import ssl
+import struct
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs, urlsplit
 
 import h11
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 _WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -42,10 +42,7 @@ async def http(reader: Reader, writer: Writer) -> None:
         assert not isinstance(got, type)
         return got
 
-    while True:
-        request = await event()
-        if not isinstance(request, h11.Request):
-            return
+    while isinstance(request := await event(), h11.Request):
         url = urlsplit(request.target.decode())
         asked = {name: values[0] for name, values in parse_qs(url.query).items()}
         if url.path == "/websocket":
@@ -53,42 +50,53 @@ async def http(reader: Reader, writer: Writer) -> None:
             return
         if url.path == "/raw":
             # Whatever the test says, as it is; then the end.
-            writer.write(base64.b64decode(asked["base64"]))
-            await writer.drain()
+            writer.write(base64.urlsafe_b64decode(asked["base64"]))
             return
         if url.path == "/early":
             await send(h11.Response(status_code=413, headers=[(b"Content-Length", b"3")]), h11.Data(data=b"no\n"))
-            await send(h11.EndOfMessage())
             return
-        digest, size = hashlib.sha256(), 0
-        text = b""
-        while not isinstance(got := await event(), h11.EndOfMessage):
-            assert isinstance(got, h11.Data)
-            digest.update(got.data)
-            size += len(got.data)
-            text = text + got.data if size < 10_000 else b""
-        if url.path == "/big":
-            await _big(int(asked["bytes"]), asked.get("chunked") is not None, send)
-        elif url.path == "/bare":
-            await send(h11.Response(status_code=int(asked["status"]), headers=[]), h11.EndOfMessage())
-        else:
-            said = {
-                "method": request.method.decode(),
-                "target": request.target.decode(),
-                "headers": [[name.decode(), value.decode()] for name, value in request.headers.raw_items()],
-                "bytes": size,
-                "sha256": digest.hexdigest(),
-                "text": text.decode("latin-1"),
-            }
-            body = json.dumps(said).encode()
-            headers = [(b"Content-Length", str(len(body)).encode()), (b"X-Target", request.target)]
-            await send(h11.Response(status_code=200, headers=headers), h11.Data(data=body), h11.EndOfMessage())
+        await _answer(request, url.path, asked, await _body(event), send)
         if connection.our_state is not h11.DONE:
             return
         connection.start_next_cycle()
 
 
-async def _big(size: int, chunked: bool, send: Callable[..., Awaitable[None]]) -> None:
+Send = Callable[..., Awaitable[None]]
+
+
+async def _answer(request: h11.Request, path: str, asked: dict[str, str], body: dict[str, object], send: Send) -> None:
+    if path == "/big":
+        await _big(int(asked["bytes"]), "chunked" in asked, send)
+    elif path == "/bare":
+        await send(h11.Response(status_code=int(asked["status"]), headers=[]), h11.EndOfMessage())
+    else:
+        await _tell(request, body, send)
+
+
+async def _body(event: Callable[[], Awaitable[h11.Event]]) -> dict[str, object]:
+    digest, size, text = hashlib.sha256(), 0, b""
+    while not isinstance(got := await event(), h11.EndOfMessage):
+        assert isinstance(got, h11.Data)
+        digest.update(got.data)
+        size += len(got.data)
+        text = text + got.data if size < 10_000 else b""
+    return {"bytes": size, "sha256": digest.hexdigest(), "text": text.decode("latin-1")}
+
+
+async def _tell(request: h11.Request, body: dict[str, object], send: Send) -> None:
+    """Say back what was asked."""
+    said = {
+        "method": request.method.decode(),
+        "target": request.target.decode(),
+        "headers": [[name.decode(), value.decode()] for name, value in request.headers.raw_items()],
+        **body,
+    }
+    text = b"" if request.method == b"HEAD" else json.dumps(said).encode()
+    headers = [(b"Content-Length", str(len(text)).encode()), (b"X-Target", request.target)]
+    await send(h11.Response(status_code=200, headers=headers), h11.Data(data=text), h11.EndOfMessage())
+
+
+async def _big(size: int, chunked: bool, send: Send) -> None:
     headers = [(b"Transfer-Encoding", b"chunked") if chunked else (b"Content-Length", str(size).encode())]
     await send(h11.Response(status_code=200, headers=headers))
     piece = bytes(64 * 1024)
@@ -149,6 +157,7 @@ async def reset(reader: Reader, writer: Writer) -> None:
     writer.write(b"half of it")
     await writer.drain()
     await reader.read(1)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
@@ -172,10 +181,12 @@ SERVERS: dict[int, Callable[[Reader, Writer], Awaitable[None]]] = {
     5002: count,
     5003: reset,
     5004: retry,
+    5005: echo,
     8080: http,
     8443: http,
 }
 WITH_TLS = (443, 8443)
+ONLY_IPV4 = (5005,)
 
 
 async def main(certificate: str, key: str) -> None:
@@ -185,18 +196,17 @@ async def main(certificate: str, key: str) -> None:
         tls = context if port in WITH_TLS else None
 
         async def served(reader: Reader, writer: Writer, serve: Callable[..., Awaitable[None]] = serve) -> None:
-            try:
+            # A client that goes, or speaks otherwise, is the test's.
+            with contextlib.closing(writer), contextlib.suppress(OSError, h11.RemoteProtocolError):
                 await serve(reader, writer)
                 if writer.can_write_eof():
                     writer.write_eof()
-            except (OSError, h11.RemoteProtocolError) as error:
-                print(f"{error}", file=sys.stderr)
-            finally:
-                writer.close()
 
-        await asyncio.start_server(served, ["0.0.0.0", "::"], port, ssl=tls, backlog=512)
+        hosts = ["0.0.0.0"] if port in ONLY_IPV4 else ["0.0.0.0", "::"]
+        await asyncio.start_server(served, hosts, port, ssl=tls, backlog=512)
     print("ready", flush=True)
-    await asyncio.Event().wait()
+    # Its end is that of the process that started this one.
+    await asyncio.to_thread(sys.stdin.read)
 
 
 if __name__ == "__main__":

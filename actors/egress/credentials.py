@@ -1,7 +1,8 @@
 """Credentials that stay outside: the host adds them to plain requests, and the guest sees neither them nor a stand-in.
 
 For a credential of `api.example.com` a guest asks `http://api.example.com.internal/`. Its connection ends at the host,
-which speaks TLS to the real name. What a guest sends as that header is taken out; the secret is overwritten in responses.
+which speaks TLS to the real name. What the guest itself sends as that header is taken out, and in responses the secret
+is overwritten.
 """
 
 from __future__ import annotations

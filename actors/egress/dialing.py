@@ -1,4 +1,4 @@
-"""From a name or an address to a connection: resolved here, each address checked, and connected to as it was checked."""
+"""From a name or an address to a connection: resolved here, each address checked, and none but those connected to."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ class Reached:
     address: str
 
 
-async def dial(
-    host: str | Address, port: int, policy: Policy, names: Names, *, rule: str, timeout: float
-) -> Reached:
+async def dial(host: str | Address, port: int, policy: Policy, names: Names, *, rule: str, timeout: float) -> Reached:
     """Connect to a normalised name, or to an address, within `timeout` seconds. Raises `Refused`."""
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout

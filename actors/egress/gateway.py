@@ -125,6 +125,7 @@ class Gateway:
         try:
             await guest.send(CONNECTED)
             await self._carry(wish, passage)
+            await passage.hang_up()
         except Refused as refused:
             if refused.farewell:
                 await passage.say_farewell(refused.farewell)

@@ -70,7 +70,7 @@ class HelloReader:
 
     def _header(self) -> bool:
         header = self._waiting[:RECORD_HEADER]
-        if header[0] != HANDSHAKE or header[1:2] not in (b"", b"\x03"):
+        if header[0] != HANDSHAKE or bytes(header[1:2]) not in (b"", b"\x03"):
             raise HelloInvalid("its ClientHello is cut by something else")
         if len(header) < RECORD_HEADER:
             return False
@@ -96,7 +96,7 @@ class HelloReader:
 def asks_again(answer: bytes | bytearray) -> bool | None:
     """Whether what a server begins with asks for another ClientHello (HelloRetryRequest); None: too early to say."""
     start = bytes([HANDSHAKE])
-    if answer[:1] not in (b"", start):
+    if bytes(answer[:1]) not in (b"", start):
         return False
     if len(answer) < RETRY_SEEN_BY:
         return None

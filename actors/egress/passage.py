@@ -30,7 +30,7 @@ class Traffic:
 
 
 class Passage:
-    """Both ends of a connection. Nothing is read from either that the other does not take: it waits where it comes from."""
+    """Both ends of a connection. What one does not take is not read from the other, and waits there."""
 
     def __init__(self, guest: Guest, line: Line, traffic: Traffic) -> None:
         self._guest = guest
@@ -38,11 +38,16 @@ class Passage:
         self._traffic = traffic
         self.from_guest = Ahead(guest.receive)
         self.from_server = Ahead(line.receive)
+        self._guest_told = False
+        """Whether the guest heard that nothing follows."""
         self._lost: OSError | None = None
         """Why the server takes no more."""
 
     async def to_guest(self, data: bytes, *, last: bool = False) -> None:
-        """Pass bytes on; with `last`, nothing follows."""
+        """Pass bytes on; with `last`, nothing follows, and what does is dropped."""
+        if self._guest_told:
+            return
+        self._guest_told = last
         await self._guest.send(data, last=last)
         self._traffic.received += len(data)
 

@@ -1,6 +1,6 @@
 """Overwriting a secret in what a server says, so that one that repeats its requests gives nothing away.
 
-As itself, in base64 at each of its three offsets and in both alphabets, in percent-encoding and as a JSON string has it.
+As itself, in base64 at each of its three offsets and in both alphabets, in percent-encoding, and as JSON has it.
 A server that is to be trusted with a secret may of course write it in ways that nobody here knows.
 """
 

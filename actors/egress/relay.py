@@ -208,13 +208,13 @@ class Relay:
         await self._passage.to_server(self._guest.trailing_data[0])
         await self._passage.carry()
 
-    def _from_guest(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
+    def _from_guest(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
         try:
             return self._guest.next_event()
         except h11.RemoteProtocolError as error:
             raise refusal("malformed", f"it is no HTTP request: {error}") from None
 
-    def _from_server(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
+    def _from_server(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
         try:
             return self._server.next_event()
         except h11.RemoteProtocolError as error:

@@ -50,7 +50,9 @@ def admit(request: h11.Request, name: str | None, port: int) -> h11.Request:
             raise refusal("wrong_name", f"its Host is {_shown(hosts[0])}, and the connection is to {name}")
     elif not hosts:
         headers.insert(0, (b"Host", b""))
-    return h11.Request(method=request.method, target=target, headers=_without_upgrade(headers, never=request.http_version == b"1.0"))
+    if request.http_version == b"1.0" or not _is_websocket(headers):
+        headers = _without_upgrade(headers)
+    return h11.Request(method=request.method, target=target, headers=headers)
 
 
 def refusal(reason: Reason, detail: str, *, status: int = 0) -> Refused:
@@ -110,10 +112,12 @@ def _values(headers: Headers, name: bytes) -> list[bytes]:
     return [value for found, value in headers if found.lower() == name]
 
 
-def _without_upgrade(headers: Headers, *, never: bool) -> Headers:
+def _is_websocket(headers: Headers) -> bool:
     upgrades = b",".join(_values(headers, b"upgrade")).lower().split(b",")
-    if not never and [upgrade.strip() for upgrade in upgrades] == [b"websocket"]:
-        return headers
+    return [upgrade.strip() for upgrade in upgrades] == [b"websocket"]
+
+
+def _without_upgrade(headers: Headers) -> Headers:
     kept: Headers = []
     for name, value in headers:
         if name.lower() in _UPGRADE_HEADERS:
