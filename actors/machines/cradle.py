@@ -137,8 +137,10 @@ def _lift_process_limit() -> None:
 def _tell_range(path: str, first: int) -> None:
     with open(path, encoding="utf-8") as file:
         config = json.load(file)
-    for kind in ("uidMappings", "gidMappings"):
-        config["linux"][kind] = [{"containerID": 0, "hostID": first, "size": idmap.RANGE}]
+    mappings = [
+        {"containerID": inside, "hostID": outside, "size": count} for inside, outside, count in idmap.ids(first)
+    ]
+    config["linux"] |= {"uidMappings": mappings, "gidMappings": mappings}
     with open(path, "w", encoding="utf-8") as file:
         json.dump(config, file)
 

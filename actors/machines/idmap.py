@@ -1,8 +1,10 @@
 """User ids of the host that belong to nobody, for the processes of machines: ranges, and mounts that translate them.
 
-A machine runs in a user namespace whose ids 0 to 65535 are, on the host, a range of its own. Files keep the owners that
-they have on the disk: what a machine sees of them is mounted with its range in their place (`mount_setattr(2)` with
-`MOUNT_ATTR_IDMAP`, since Linux 5.12; on btrfs since 5.15), so a snapshot, a digest or a template has 0 where root is.
+A machine runs in a user namespace whose ids 0 to 65535 are, on the host, a range of its own; its processes have the
+first of these. Ids above are only ever owners of files, as of an archive that was packed elsewhere, and all machines have
+the same for them. Files keep the owners that they have on the disk: what a machine sees of them is mounted with its ids
+in their place (`mount_setattr(2)` with `MOUNT_ATTR_IDMAP`, since Linux 5.12; on btrfs since 5.15), so a snapshot, a
+digest or a template has 0 where root is.
 
 The numbers are those of `linux/sched.h`, `linux/mount.h` and of the system calls that every architecture shares.
 Standard library alone, as for all that a supervisor imports. By itself, `python3 -I -S -E idmap.py FOLDER` says why
@@ -22,9 +24,13 @@ import sys
 FIRST = 0x70000000
 """Of the ids that the Linux world leaves to nobody (systemd's "Users, Groups, UIDs and GIDs on systemd systems")."""
 RANGE = 65536
-"""Ids of one machine."""
+"""Ids of one machine alone."""
 RANGES = 4094
 """Ranges from `FIRST` on, up to those that systemd knows as foreign."""
+_ABOVE = 0x80000000
+"""What ids from `RANGE` on are moved by. The upper half of all ids is nobody's either: some programs can't tell them
+from errors. Here none meets them; they are in no file and on no process."""
+_LAST = 0xFFFFFFFE
 RUN = "/run/hourglass"
 """Of this node: who has which range, and where machines find what they are made of, each in its own view of the mounts.
 Anybody may pass through it, as the storage folder is for root alone."""
@@ -66,6 +72,18 @@ def claim() -> tuple[int, int]:
     raise OSError(errno.EAGAIN, f"all {RANGES} ranges of user ids are in use by machines")
 
 
+def ids(first: int) -> list[tuple[int, int, int]]:
+    """What the ids of a machine with this range are on the host: first id inside, first id outside, and how many.
+
+    Inside, there are none from 0x7fffffff to 0xfffefffe; the highest are there for a "nobody" that is -2.
+    """
+    return [
+        (0, first, RANGE),
+        (RANGE, _ABOVE + RANGE, _LAST + 1 - _ABOVE - RANGE),
+        (_LAST + 1 - RANGE, _ABOVE, RANGE),
+    ]
+
+
 def enter_pid_namespace() -> None:
     """Have the next child of this process be the first of a new namespace of process ids."""
     _check(_LIBC.unshare(_CLONE_NEWPID))
@@ -87,7 +105,7 @@ def enter_mount_namespace() -> None:
 
 
 def user_namespace(first: int) -> int:
-    """A new user namespace in which 0 to 65535 are the range that begins at `first`; as a descriptor.
+    """A new user namespace with the ids of the range that begins at `first`; as a descriptor.
 
     For a process that shows its own children in `/proc`, and has one thread.
     """
@@ -110,7 +128,7 @@ def user_namespace(first: int) -> int:
             raise OSError(errno.EPERM, "no user namespace can be made")
         for kind in ("uid_map", "gid_map"):
             with open(f"/proc/{pid}/{kind}", "w", encoding="ascii") as file:
-                file.write(f"0 {first} {RANGE}")
+                file.write("".join(f"{inside} {outside} {count}\n" for inside, outside, count in ids(first)))
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         for fd in (done, ready, wait):

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.machines import cgroups, idmap, mounts
+from actors.machines import cgroups, mounts
 from actors.machines.folder import MachineFolder, MachineRecord
 from actors.machines.images import IMAGE, Images, check_driver
 from actors.machines.launch import Nursery, end_machine, open_supervisor
@@ -23,6 +21,7 @@ from actors.machines.locks import holder, locked
 from actors.machines.protocol import MachineUnavailable, SnapshotBroken, SnapshotRecord
 from actors.machines.runsc import Runsc, find_runsc
 from actors.machines.slots import clear_away, remove_root
+from actors.machines.trial import why_no_ids
 from actors.machines.volumes import Kind, Volumes, open_volumes
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 _SLOT_SECONDS = 60.0
 _SNAPSHOT_SECONDS = 3600.0
-_TRIAL_SECONDS = 20.0
 
 _log = logging.getLogger(__name__)
 
@@ -121,6 +119,8 @@ class Node:
         self.volumes.prepare()
         if self._without_ids is None:
             self._without_ids = why_no_ids(self.volumes)
+            if self._without_ids:
+                _log.warning("machines run as root of this node, in their namespaces: %s", self._without_ids)
 
     def folder(self, sandbox_id: str) -> MachineFolder:
         """Of a sandbox's machine."""
@@ -260,32 +260,6 @@ class Node:
         self.volumes.take_back(sandbox_id, same_as=same_as)
         if live is not None:
             remove_root(live.parent)
-
-
-def why_no_ids(volumes: Volumes) -> str:
-    """Why machines on these trees, which are prepared, run as root of the host; "" where they do not."""
-    if not volumes.places_late:
-        return "the kernel does not translate the owners of files on an overlay"
-    # A process of its own, which can leave its namespaces: what it finds out is found out by doing it.
-    try:
-        tried = _try(volumes.slots)
-    except subprocess.TimeoutExpired:
-        return f"the trial did not end within {_TRIAL_SECONDS:g} s"
-    if tried.returncode == 0:
-        return ""
-    return tried.stdout.strip() or tried.stderr.strip().rpartition("\n")[2] or "the trial ended without a word"
-
-
-def _try(folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-I", "-S", "-E", idmap.__file__, str(folder)],
-        env={},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_TRIAL_SECONDS,
-        check=False,
-    )
 
 
 def _older(folder: Path, seconds: float) -> list[Path]:
