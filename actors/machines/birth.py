@@ -16,9 +16,11 @@ import signal
 import socket
 import stat
 
-from actors.machines import cgroups
+from actors.machines import cgroups, idmap
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+SHOWING = ("unshare", "--mount-proc", "--")
+"""What a command is begun by, for `/proc` to show the processes of the namespace that it is in."""
 LOG = "runsc.log"
 _SAID_BYTES = 4000
 _ANSWER_BYTES = 65536
@@ -60,13 +62,13 @@ _FILES = ("checkpoint.img", "pages_meta.img", "pages.img")
 
 
 class Command:
-    """A command of `runsc`. Raises `OSError` where it can't be run."""
+    """A command of `runsc` about the container of a cradle. Raises `OSError` where it can't be run."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], cradle: int) -> None:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            self._pid = spawn(command, null, log, log)
+            self._pid = spawn(command, cradle, null, log)
         finally:
             os.close(null)
             os.close(log)
@@ -152,17 +154,31 @@ class Restore:
 Birth = Command | Restore
 
 
-def restorer(address: str, image: str, command: list[str]) -> Birth:
+def restorer(address: str, image: str, command: list[str], cradle: int) -> Birth:
     """A restore, asked of the sandbox that listens at `address`, or by the command where nothing listens there."""
-    return Restore(address, image) if _is_socket(address) else Command(command)
+    return Restore(address, image) if _is_socket(address) else Command(command, cradle)
 
 
-def spawn(command: list[str], stdin: int, stdout: int, stderr: int) -> int:
-    """Begin a program of the system with this standard input, output and error; its process id."""
-    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, stdout, stderr))]
-    return os.posix_spawn(
-        command[0], command, ENVIRONMENT, file_actions=actions, setsigdef=[signal.SIGPIPE], setsigmask=[]
-    )
+def spawn(command: list[str], cradle: int, stdin: int, said: int) -> int:
+    """Begin a command of `runsc` among the processes of a cradle, as a child of ours; its process id.
+
+    The command knows the sandbox by the process id that it has there, and looks for it in `/proc`.
+    """
+    command = [*SHOWING, *command]
+    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, said, said))]
+    here = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        there = os.open(f"/proc/{cradle}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            idmap.join_pid_namespace(there)
+            return os.posix_spawnp(
+                command[0], command, ENVIRONMENT, file_actions=actions, setsigdef=[signal.SIGPIPE], setsigmask=[]
+            )
+        finally:
+            os.close(there)
+            idmap.join_pid_namespace(here)
+    finally:
+        os.close(here)
 
 
 def _is_socket(path: str) -> bool:

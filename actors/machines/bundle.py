@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from actors.machines import idmap
 from actors.template.agent import AGENT_FOLDER, agent_command
 
 if TYPE_CHECKING:
@@ -59,12 +60,15 @@ def host_tasks(limits: Limits) -> int:
     return 4 * guest_tasks(limits)
 
 
-def oci_config(limits: Limits, *, machine_id: str, root: Path, agent_root: Path) -> JsonObject:
+def oci_config(limits: Limits, *, machine_id: str, root: Path, agent_root: Path, own_ids: bool) -> JsonObject:
     """The bundle's `config.json`, for whatever sandbox the machine will be.
 
     `root` is a slot's root, made by `make_root`; `agent_root` the template's root, whose agent folder is mounted
-    read-only.
+    read-only. With `own_ids` the machine's processes have user ids of their own; the cradle fills in which, once it has
+    claimed them, and mounts both folders where the configuration says.
     """
+    where, agent = (idmap.ROOT, idmap.AGENT) if own_ids else (str(root), str(agent_root / AGENT_FOLDER))
+    namespaces = ["pid", "ipc", "uts", "mount", "network", *(["user"] if own_ids else [])]
     return {
         "ociVersion": "1.0.2",
         "process": {
@@ -84,20 +88,20 @@ def oci_config(limits: Limits, *, machine_id: str, root: Path, agent_root: Path)
             ],
             "noNewPrivileges": False,
         },
-        "root": {"path": str(root), "readonly": False},
+        "root": {"path": where, "readonly": False},
         "hostname": "sandbox",
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {
                 "destination": f"/{_AGENT}",
                 "type": "bind",
-                "source": str(agent_root / AGENT_FOLDER),
+                "source": agent,
                 "options": ["rbind", "ro"],
             },
         ],
         "linux": {
             "cgroupsPath": f"/hourglass/{machine_id}",
-            "namespaces": [{"type": name} for name in ("pid", "ipc", "uts", "mount", "network")],
+            "namespaces": [{"type": name} for name in namespaces],
         },
     }
 

@@ -9,22 +9,24 @@ import json
 import os
 import time
 
-from actors.machines import cgroups
-from actors.machines.birth import Birth, Command, printable, restorer, spawn
+from actors.machines import cgroups, cradle
+from actors.machines.birth import Birth, Command, printable, restorer
+from actors.machines.cradle import CRADLE_FILE
 
 Orders = dict[str, list[str] | str]
 """What a supervisor is told of its machine, in `orders.json`.
 
-`create`: the command line that makes the container, without the guest running yet. `start`, `restore`: those that
+`create`: the command line that makes the container, without the guest running yet. `mapped`: the folders of root and
+agent, where the machine is to have user ids of its own; else empty. `start`, `restore`: those that
 bring it to life; `restore` lacks the image's folder, which is told with the order. `control`: the socket on which a
 restore may be asked of the sandbox itself, "" where it may not. `group`: its control group and the container's id.
 `state`: the folder of what `runsc` knows of containers, in files with the id in their names. `slot`: the folder of its
-root, removed with a container that nobody used."""
+root, which is its bundle too, removed with a container that nobody used."""
 
 PIPE_BYTES = 256 * 1024
 """What the machine's standard input and output hold, by the kernel: a reader wakes for all of it at once."""
-PID_FILE = "pid"
 _SAID_BYTES = 4000
+_CODE_BYTES = 16
 
 
 class NotCreated(OSError):
@@ -32,25 +34,35 @@ class NotCreated(OSError):
 
 
 def create(orders: Orders) -> tuple[int, int, int, int]:
-    """Make the container; the process id of its sandbox, and our ends of its standard input, output and error."""
+    """Make the container; the process id of its cradle, and our ends of its standard input, output and error.
+
+    The cradle ends as the sandbox does, and with its exit code (`actors.machines.cradle`).
+    """
     stdin, to_guest = os.pipe2(os.O_CLOEXEC)
     from_guest, stdout = os.pipe2(os.O_CLOEXEC)
     errors, stderr = os.pipe2(os.O_CLOEXEC)
     for fd in (to_guest, from_guest):
         _widen(fd)
     try:
-        pid = spawn(list(orders["create"]), stdin, stdout, stderr)
+        pid, heard = cradle.begin(
+            list(orders["create"]), list(orders["mapped"]), str(orders["slot"]), (stdin, stdout, stderr)
+        )
     finally:
         for fd in (stdin, stdout, stderr):
             os.close(fd)
     for fd in (to_guest, from_guest, errors):
         os.set_blocking(fd, False)
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code != 0:
-        raise NotCreated(f"exit code {code}: {_said(errors)}")
-    with open(PID_FILE, encoding="ascii") as file:
-        return int(file.read()), to_guest, from_guest, errors
+    try:
+        code = os.read(heard, _CODE_BYTES)
+    finally:
+        os.close(heard)
+    if code != b"0":
+        os.waitpid(pid, 0)
+        raise NotCreated(f"exit code {code.decode()}: {_said(errors)}" if code else _said(errors))
+    # Later hosts ask `runsc` about the container, too.
+    with open(CRADLE_FILE, "w", encoding="ascii") as file:
+        file.write(str(pid))
+    return pid, to_guest, from_guest, errors
 
 
 def _widen(pipe: int) -> None:
@@ -65,10 +77,15 @@ def _widen(pipe: int) -> None:
 
 def animate(orders: Orders, image: str | None) -> Birth:
     """Begin to start the container, or to restore it from an image. Raises `OSError` where that can't be begun."""
+def animate(orders: Orders, pid: int, image: str | None) -> Birth:
+    """Begin to start the container of a cradle, or to restore it from an image.
+
+    Raises `OSError` where that can't be begun.
+    """
     if image is None:
-        return Command(list(orders["start"]))
+        return Command(list(orders["start"]), pid)
     *command, name = list(orders["restore"])
-    return restorer(str(orders["control"]), image, [*command, "--image-path", image, name])
+    return restorer(str(orders["control"]), image, [*command, "--image-path", image, name], pid)
 
 
 def clear_up(orders: Orders) -> None:

@@ -5,6 +5,7 @@
 | `machine.json` | which machine this is; there as soon as it is a sandbox's |
 | `orders.json` | what its supervisor is to start, and how to clear up after it |
 | `sock`, `lock` | the supervisor's (see `actors.machines.supervisor`) |
+| `cradle` | which process the cradle is (see `actors.machines.cradle`) |
 | `killed` | we ended it |
 | `exit.json` | how it ended |
 | `stderr.log`, `runsc.log` | the last words of the machine, and of what brought it to life |
@@ -20,6 +21,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from actors.machines.cradle import CRADLE_FILE
 from actors.machines.locks import holder
 from actors.machines.protocol import EndReason, MachineEnd
 from events.types import Limits
@@ -79,6 +81,10 @@ class MachineFolder:
     def supervisor(self) -> int | None:
         """The process id of the machine's supervisor, which lives as long as its machine; None where there is none."""
         return holder(self.path / "lock")
+
+    def cradle(self) -> int:
+        """The process id of the machine's cradle, which lives as long as its machine. Raises `OSError`."""
+        return int((self.path / CRADLE_FILE).read_text(encoding="ascii"))
 
     def end(self, machine_id: str) -> MachineEnd:
         """How a machine of this folder ended, once its supervisor is gone."""

@@ -38,6 +38,7 @@ from actors.machines.protocol import (
 )
 from actors.machines.runsc import find_runsc
 from actors.machines.slots import Kind, Slots, clear_away
+from actors.machines.trial import check_ids
 from actors.template.build import ensure_agent
 from actors.template.manifest import TemplateError
 
@@ -404,6 +405,7 @@ class GvisorDriver:
     def _check(self) -> list[Finding]:
         findings = [self._check_runsc(), _check_busybox(), _check_cgroups()]
         findings.extend(self.volumes.check())
+        findings.append(check_ids(self.volumes))
         return findings
 
     def _check_runsc(self) -> Finding:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.machines import cgroups, control
+from actors.machines.cradle import inside
 from actors.machines.images import IMAGE
 from actors.machines.protocol import (
     GuestBusy,
@@ -177,7 +178,8 @@ class GvisorMachine:
             await control.checkpoint(address, image, timeout=_CHECKPOINT_SECONDS)
             return
         how = ("checkpoint", "--image-path", str(image), "--leave-running", "--compression=none", self.machine_id)
-        await self._node.nursery.run(runsc.command(state, *how), timeout=_CHECKPOINT_SECONDS)
+        command = inside(self._folder.cradle(), runsc.command(state, *how))
+        await self._node.nursery.run(command, timeout=_CHECKPOINT_SECONDS)
 
     def _snapshot_record(self, snapshot_id: str, fresh: Path, files: dict[str, FileRecord]) -> SnapshotRecord:
         return SnapshotRecord(

@@ -21,6 +21,7 @@ from actors.machines.locks import holder, locked
 from actors.machines.protocol import MachineUnavailable, SnapshotBroken, SnapshotRecord
 from actors.machines.runsc import Runsc, find_runsc
 from actors.machines.slots import clear_away, remove_root
+from actors.machines.trial import why_no_ids
 from actors.machines.volumes import Kind, Volumes, open_volumes
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Node:
         self._pool_bytes = pool_bytes
         self._runsc_path = runsc
         self._runsc_found: Runsc | None = None
+        self._without_ids: str | None = None
 
     @property
     def volumes(self) -> Volumes:
@@ -98,6 +100,11 @@ class Node:
             self._runsc_found = find_runsc(self._runsc_path)
         return self._runsc_found
 
+    @property
+    def own_ids(self) -> bool:
+        """Whether machines have user ids of the host that are nobody's; known once `prepare` is through."""
+        return self._without_ids == ""
+
     def driver_version(self) -> str:
         """What a snapshot's memory is bound to. Raises `MachineUnavailable`."""
         return f"runsc {self.runsc().release}"
@@ -110,6 +117,10 @@ class Node:
         """Find the program, mount the trees. Quick where it was done. Raises `MachineUnavailable`, `OSError`."""
         self.runsc()
         self.volumes.prepare()
+        if self._without_ids is None:
+            self._without_ids = why_no_ids(self.volumes)
+            if self._without_ids:
+                _log.warning("machines run as root of this node, in their namespaces: %s", self._without_ids)
 
     def folder(self, sandbox_id: str) -> MachineFolder:
         """Of a sandbox's machine."""

@@ -46,7 +46,7 @@ def run(command: list[str]) -> dict[str, object]:
             (os.POSIX_SPAWN_DUP2, said.fileno(), 2),
         ]
         try:
-            pid = os.posix_spawn(command[0], command, ENVIRONMENT, file_actions=actions)
+            pid = os.posix_spawnp(command[0], command, ENVIRONMENT, file_actions=actions)
         except OSError as error:
             return {"code": 127, "said": str(error)}
         finally:

@@ -75,7 +75,7 @@ class Relay:
     def animate(self, orders: Orders, image: str | None, said: bytes) -> None:
         """Begin to bring the machine to life; the stream may be used at once, and `said` has been said on it."""
         try:
-            self.birth = container.animate(orders, image)
+            self.birth = container.animate(orders, self.pid, image)
         except OSError as error:
             self._fail(f"it could not be brought to life: {error}")
         if self.client is not None:

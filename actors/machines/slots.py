@@ -23,6 +23,7 @@ from actors.machines import cgroups
 from actors.machines.bundle import LIVE, host_tasks, make_root, oci_config
 from actors.machines.control import KNOWN, control_socket
 from actors.machines.launch import ORDERS
+from actors.template.agent import AGENT_FOLDER
 
 if TYPE_CHECKING:
     import socket
@@ -154,12 +155,14 @@ class Slots:
         make_root(root)
         limits = kind.limits
         cgroups.create(machine_id, memory_bytes=limits.memory_bytes, tasks=host_tasks(limits), cpus=limits.cpus)
-        config = oci_config(limits, machine_id=machine_id, root=root, agent_root=kind.agent_root)
+        own_ids = self._node.own_ids
+        config = oci_config(limits, machine_id=machine_id, root=root, agent_root=kind.agent_root, own_ids=own_ids)
         # Beside the root, which stays where it is: `runsc` reads it again when the machine comes to life.
         (root.parent / "config.json").write_text(json.dumps(config), encoding="utf-8")
         runsc, state = self._node.runsc(), self._node.state
         orders = {
             "create": runsc.command(state, "create", "--bundle", str(root.parent), "--pid-file", "pid", machine_id),
+            "mapped": [str(root), str(kind.agent_root / AGENT_FOLDER)] if own_ids else [],
             "start": runsc.command(state, "start", machine_id),
             "restore": runsc.command(state, "restore", "--detach", machine_id),
             "control": str(control_socket(state, machine_id)) if runsc.release in KNOWN else "",

@@ -16,12 +16,13 @@ by it, and from then on the line is the first host's end of the guest's stream. 
 - When the machine ends, it clears up and writes `exit.json`, then lets go of the host and of the lock. A child of its
   own removes the control groups, which takes longer than anybody should wait.
 
+The container's processes are those of its cradle (`actors.machines.cradle`), a child that the kernel ends with it.
+
 It dies with nobody: own session, and a parent that has ended already.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
@@ -35,7 +36,6 @@ from actors.machines.container import Orders, clear_up, remove_groups
 from actors.machines.relay import Client, Relay
 
 _ORDER_BYTES = 65536
-_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 
 
 def write_exit(code: int, fault: str, *, oom: bool, cleared: bool) -> None:
@@ -62,8 +62,6 @@ def supervise(orders: Orders, line: socket.socket) -> None:
     listener.bind("sock")
     listener.listen(8)
     listener.setblocking(False)
-    # The sandbox is a grandchild whose parent ends at once: so it becomes our child, and we hear how it ends.
-    _libc().prctl(_SUBREAPER, 1, 0, 0, 0)
     try:
         pid, stdin, stdout, stderr = container.create(orders)
     except (OSError, ValueError) as error:
@@ -115,10 +113,6 @@ def _wait_for_order(pid: int, line: socket.socket) -> tuple[dict[str, str | None
     order, _, rest = said.partition(b"\n")
     told: dict[str, str | None] = json.loads(order)
     return told, rest
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def main(line: socket.socket) -> None:

@@ -56,7 +56,7 @@ class RawContainer:
         else:
             volumes.bring_back(made._sandbox_id, snapshot[0], snapshot[1], limits.disk_bytes)
         volumes.place(made._sandbox_id, made._root / LIVE)
-        config = oci_config(limits, machine_id=made.id, root=made._root, agent_root=agent_root)
+        config = oci_config(limits, machine_id=made.id, root=made._root, agent_root=agent_root, own_ids=False)
         (made._bundle / "config.json").write_text(json.dumps(config))
         made._limits = limits
         command = made._runsc.command(made._state, "create", "--bundle", str(made._bundle), made.id)

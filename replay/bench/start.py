@@ -125,7 +125,7 @@ async def _plain_runsc(folder: Path) -> float:
     root = volumes.slots / machine_id / "root"
     make_root(root)
     volumes.place(sandbox_id, root / LIVE)
-    config = oci_config(limits, machine_id=machine_id, root=root, agent_root=agent_root)
+    config = oci_config(limits, machine_id=machine_id, root=root, agent_root=agent_root, own_ids=False)
     (bundle / "config.json").write_text(json.dumps(config))
     runsc = find_runsc()
     began = time.perf_counter()

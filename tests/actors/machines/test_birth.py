@@ -117,7 +117,7 @@ def test_where_nothing_listens_there_is_the_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for address in ("", str(tmp_path / "sock"), str(image)):
-        command = restorer(address, str(image), ["/bin/sh", "-c", "echo said >&2; exit 4"])
+        command = restorer(address, str(image), ["/bin/sh", "-c", "echo said >&2; exit 4"], os.getpid())
         assert isinstance(command, Command)
         assert outcome(command) == "runsc failed with exit code 4: said"
     assert (tmp_path / birth.LOG).read_text() == "said\n"

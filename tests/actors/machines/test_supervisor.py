@@ -62,6 +62,7 @@ class Machine:
         create = f"exec 3<&0; {shlex.join(command)} <&3 3<&- & echo $! > pid"
         life = ["/bin/sh", "-c", comes_to_life, "x"]
         orders = {"group": self.id, "state": str(storage / "state"), "slot": str(self.slot), "control": ""} | {
+            "mapped": [],
             "create": ["/bin/sh", "-c", create],
             "start": life,
             "restore": life,
@@ -283,7 +284,7 @@ def test_a_container_that_can_not_be_created_is_an_error(tmp_path: Path) -> None
 def _uncreatable(storage: Path) -> None:
     folder = storage / "waiting"
     folder.mkdir()
-    orders = {"create": ["/bin/sh", "-c", "no-such-runsc"], "start": [], "restore": [], "group": "hg-none"}
+    orders = {"create": ["/bin/sh", "-c", "no-such-runsc"], "mapped": [], "group": "hg-none"}
     (folder / "orders.json").write_text(json.dumps(orders | {"state": str(storage / "state"), "slot": str(storage)}))
     nursery = Nursery()
     try:
@@ -305,18 +306,18 @@ def test_a_machine_that_does_not_come_to_life_says_why(tmp_path: Path) -> None:
 
 def test_a_container_whose_host_is_gone_is_removed(tmp_path: Path) -> None:
     machine = Machine(tmp_path, GUEST_COMMAND)
-    guest = int((machine.waiting / "pid").read_text())
+    cradle = int((machine.waiting / "cradle").read_text())
     machine.close()
-    _wait_until(lambda: not machine.waiting.exists() and not machine.slot.exists() and not _lives(guest))
+    _wait_until(lambda: not machine.waiting.exists() and not machine.slot.exists() and not _lives(cradle))
 
 
 def test_a_container_that_a_tree_was_put_into_keeps_it(tmp_path: Path) -> None:
     machine = Machine(tmp_path, GUEST_COMMAND)
     (machine.slot / "root" / "live").mkdir()
     (machine.slot / "root" / "live" / "file").write_text("kept")
-    guest = int((machine.waiting / "pid").read_text())
+    cradle = int((machine.waiting / "cradle").read_text())
     machine.close()
-    _wait_until(lambda: not _lives(guest))
+    _wait_until(lambda: not _lives(cradle))
     assert (machine.slot / "root" / "live" / "file").read_text() == "kept"
 
 
@@ -352,12 +353,15 @@ def _wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_supervisor_that_was_killed_leaves_a_reason(start: Start) -> None:
+def test_a_supervisor_that_was_killed_leaves_a_reason_and_no_machine(start: Start) -> None:
     machine = start()
-    pid = machine.folder.supervisor()
+    pid, cradle = machine.folder.supervisor(), machine.folder.cradle()
     assert pid is not None
+    assert _lives(cradle)
     os.kill(pid, signal.SIGKILL)
     machine.wait()
+    # And no process: the kernel ends the cradle with its supervisor, and the rest with the cradle.
+    _wait_until(lambda: not _lives(cradle))
     end = machine.folder.end(machine.id)
     assert (end.reason, end.exit_code) == (EndReason.EXITED, None)
     assert "supervisor" in end.detail
