@@ -134,6 +134,8 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=30.0, ge=0)
     """How long a stop waits for tool calls that run, in seconds."""
 
+    log_level: Literal["debug", "info", "warning"] = "info"
+    """What the service's processes say on standard error. `debug` has each request to the API too, but no key."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Where on loopback Prometheus finds the metrics, at `/metrics`; 0: any free port. Not served if not set."""
     ray_address: str | None = None
