@@ -20,6 +20,7 @@ import pytest
 from anthropic import Anthropic
 
 from actors.machines import cgroups
+from actors.machines.drivers import make_driver
 from actors.machines.folder import MachineFolder
 from actors.machines.gvisor import GvisorDriver
 from actors.settings import Settings
@@ -94,8 +95,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
             keys = service.keys()
             search = Search(keys, canaries)
             search.found.up = process.pid
-            _look_at_the_machine(search, service, session_id)
+            snapshot_id = _look_at_the_machine(search, service, session_id)
             _look_at_processes(search, canaries)
+            _look_at_the_store(search, service, session_id, snapshot_id)
             # The log as it is while it is written, and what is deleted once it is not.
             search.look("home", places.files(service.home, skipped=service.home / "snapshots" / "chunks"))
             go_on(app, session_id, call)
@@ -116,20 +118,18 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     return search.found
 
 
-def _look_at_the_machine(search: Search, service: WithKeys, session_id: str) -> None:
-    """A snapshot of it, on the node and in the store, and its processes."""
-    snapshot_id = service.json("snapshot", session_id)["snapshot_id"]
+def _look_at_the_machine(search: Search, service: WithKeys, session_id: str) -> str:
+    """A snapshot of it, as it lies on the node, and what runs and lies there for it; the id of the snapshot."""
+    snapshot_id = str(service.json("snapshot", session_id)["snapshot_id"])
     sandbox = service.sandbox_of(session_id)
-    service.wait_for(sandbox, "sandbox.snapshot_stored")
-    node = GvisorDriver(storage())._node
+    driver = make_driver(Settings(home=service.home))
+    assert isinstance(driver, GvisorDriver)
+    node = driver._node
     node.prepare()
     record = node.images.record(snapshot_id)
     search.look("image", places.files(record.image))
     with node.volumes.view(node.images.path(snapshot_id)) as tree:
         search.look("tree", places.tree(tree, node.volumes.templates / record.template_root))
-    store = SnapshotStore.open(Settings(home=service.home, snapshot_store="").store_url or "")
-    assert store.has(snapshot_id)
-    search.look("chunks", places.chunks(store))
     machine = MachineFolder(storage(), sandbox.removeprefix("sandbox-"))
     known, supervisor = machine.record(), machine.supervisor()
     assert known is not None
@@ -137,6 +137,15 @@ def _look_at_the_machine(search: Search, service: WithKeys, session_id: str) -> 
     search.found.machine = {supervisor, *cgroups.processes(known.machine_id)}
     search.look("memory", (place for pid in search.found.machine for place in places.memory(pid)))
     search.look("machine's folder", places.files(machine.path))
+    return snapshot_id
+
+
+def _look_at_the_store(search: Search, service: WithKeys, session_id: str, snapshot_id: str) -> None:
+    """What has gone there by now, the template first, which takes as long as all that was looked at before."""
+    service.wait_for(service.sandbox_of(session_id), "sandbox.snapshot_stored")
+    store = SnapshotStore.open(str(service.home / "snapshots"))
+    assert store.has(snapshot_id)
+    search.look("chunks", places.chunks(store))
 
 
 def _look_at_processes(search: Search, canaries: Canaries) -> None:
