@@ -1,10 +1,11 @@
 # `make demo` and `make test` do all their own set-up on a fresh Debian 12/13 or Ubuntu 24.04.
 PYTHON ?= python3
 VENV ?= .venv
+FUZZ_SECONDS ?= 60
 BIN = $(VENV)/bin
 export PYTHON VENV
 
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo test lint bench fuzz
 
 help:
 	@echo "make setup   everything that this machine needs; quick when done"
@@ -12,6 +13,7 @@ help:
 	@echo "make test    the tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the promised speeds, against their yardsticks"
+	@echo "make fuzz    what comes from a guest, made up by atheris: FUZZ_SECONDS=60 for each harness"
 
 setup:
 	@actors/setup.sh
@@ -34,3 +36,9 @@ lint:
 
 bench: setup
 	@$(BIN)/hourglass bench
+
+# Needs no sandbox, so it needs no root. What it finds and what it has tried stay in .fuzz.
+fuzz:
+	@actors/setup.sh venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]' -c constraints.txt
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)

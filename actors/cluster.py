@@ -79,13 +79,14 @@ def allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def prepare_process() -> None:
+def prepare_process(settings: Settings) -> None:
     """What every actor of ours does first: forget inherited keys, log to standard error, which Ray reads, be traced."""
     forget_credentials()
     allow_open_files()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for chatty in ("httpx", "httpx2", "anthropic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+        logging.getLogger(chatty).setLevel(level if level == logging.DEBUG else logging.WARNING)
     call_spans.set_up()
 
 
@@ -139,7 +140,7 @@ class HostActor(Host):
     """A host in a Ray actor."""
 
     def __init__(self, settings: Settings, node: str) -> None:
-        prepare_process()
+        prepare_process(settings)
         go_first()
         if settings.isolation == "process":
             from actors.processes import process_actors  # its actors hold handles of this one
@@ -213,7 +214,7 @@ class ControllerActor:
     """A controller in a Ray actor."""
 
     def __init__(self, settings: Settings, environment_key: str) -> None:
-        prepare_process()
+        prepare_process(settings)
         go_first()
         self._settings = settings
         # By name: a handle among a constructor's arguments may be gone when Ray runs it again.

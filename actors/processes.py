@@ -73,7 +73,7 @@ class SandboxActor:
     """A sandbox in a Ray actor."""
 
     def __init__(self, sandbox_id: str, session_id: str, placement: Placement, host: Any) -> None:
-        prepare_process()
+        prepare_process(placement.settings)
         driver = make_driver(placement.settings)
         door = Door(placement.settings.home / FOLDER / f"{sandbox_id}.sock")
         self._sandbox = Sandbox(sandbox_id, session_id, sandbox_context(placement, RemoteJournal(host), driver, door))
@@ -268,7 +268,7 @@ class SessionActor:
     """A session in a Ray actor."""
 
     def __init__(self, claim: Claim, placement: Placement, host: Any) -> None:
-        prepare_process()
+        prepare_process(placement.settings)
         self._claim = claim
         self._placement = placement
         self._host = host

@@ -151,6 +151,8 @@ class Settings(BaseSettings):
     egress_credentials: dict[str, EgressCredential] = Field(default_factory=dict)
     """Credentials that the host adds, by the name of the server: guests ask `http://NAME.internal/`."""
 
+    log_level: Literal["debug", "info", "warning"] = "info"
+    """What the service's processes say on standard error. `debug` has each request to the API too, but no key."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Where on loopback Prometheus finds the metrics, at `/metrics`; 0: any free port. Not served if not set."""
     ray_address: str | None = None

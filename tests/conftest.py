@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from actors.machines.drivers import make_driver
-from actors.settings import Settings
-from events.errors import NotALog
-from events.sqlite_log import SqliteLog
 from replay.local import storage
 from replay.server.recorded import RecordedServer
 from replay.server.settings import ServerSettings
 from tests.internet import made
-from tests.service import Installed
+from tests.service import Installed, remove_sandboxes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,22 +41,6 @@ def _no_store() -> Iterator[None]:
         yield
 
 
-async def _remove_sandboxes(home: Path) -> None:
-    """Leave nothing on the storage that all tests share."""
-    if not (home / "log.db").exists():
-        return
-    try:
-        log = SqliteLog(home / "log.db", read_only=True)
-    except NotALog:
-        return  # a test's doing
-    streams = log.streams()
-    log.close()
-    driver = make_driver(Settings(home=home))
-    for stream in streams:
-        if stream.startswith("sandbox-"):
-            await driver.remove(stream.removeprefix("sandbox-"))
-
-
 @pytest.fixture(params=["host", "process"])
 def isolation(request: pytest.FixtureRequest) -> str:
     """Both ways to place sessions and sandboxes."""
@@ -81,4 +61,4 @@ def installed(tmp_path: Path) -> Iterator[Installed]:
     with RecordedServer(ServerSettings(ttl_seconds=6)) as server:
         made = Installed(server, server.create_environment(), tmp_path / "home")
         yield made
-    asyncio.run(_remove_sandboxes(made.home))
+    asyncio.run(remove_sandboxes(made.home))

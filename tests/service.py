@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from anthropic import Anthropic
 
+from actors.machines.drivers import make_driver
+from actors.settings import Settings
+from events.errors import NotALog
 from events.sqlite_log import SqliteLog
 
 if TYPE_CHECKING:
@@ -142,3 +145,19 @@ def stop(process: subprocess.Popen[str]) -> None:
     process.wait(_WAIT_S)
     assert process.stdout is not None
     process.stdout.close()
+
+
+async def remove_sandboxes(home: Path) -> None:
+    """Leave nothing on the storage that all tests share."""
+    if not (home / "log.db").exists():
+        return
+    try:
+        log = SqliteLog(home / "log.db", read_only=True)
+    except NotALog:
+        return  # a test's doing
+    streams = log.streams()
+    log.close()
+    driver = make_driver(Settings(home=home))
+    for stream in streams:
+        if stream.startswith("sandbox-"):
+            await driver.remove(stream.removeprefix("sandbox-"))

@@ -59,7 +59,7 @@ class Itself(_Said):
 
     hostname: _Short
     machine_id: Annotated[str, Field(max_length=64)]
-    clock_offset_ns: int
+    clock_offset_ns: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 
 
 class Exit(_Said):
@@ -129,11 +129,20 @@ class Result(_Said):
         return ToolResult(content, self.is_error, self.output_bytes, self.exit_code)
 
 
+_NAMES = frozenset(
+    name
+    for model in (Hello, Refusal, Itself, Exit, Unpacked, Result, _Text, _Image, _Document, _ImageSource, _PdfSource)
+    for name in (*model.model_fields, "text", "image", "document")
+)
+"""Every part of a place that is ours: fields, and the kinds of blocks."""
+
+
 def parsed(model: type[_M], data: bytes | bytearray, what: str) -> _M:
     """`data` as a `model`; raises `GuestProtocolError` that names the first thing wrong, without the guest's words."""
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])[:100]
+        # A key that the guest made up is its word, too.
+        place = ".".join(str(part) if part in _NAMES or isinstance(part, int) else "…" for part in first["loc"])
         raise GuestProtocolError(f"{what} of the guest agent is malformed at {place!r}: {first['type']}") from None

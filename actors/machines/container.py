@@ -75,8 +75,6 @@ def _widen(pipe: int) -> None:
         return
 
 
-def animate(orders: Orders, image: str | None) -> Birth:
-    """Begin to start the container, or to restore it from an image. Raises `OSError` where that can't be begun."""
 def animate(orders: Orders, pid: int, image: str | None) -> Birth:
     """Begin to start the container of a cradle, or to restore it from an image.
 

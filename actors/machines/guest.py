@@ -111,7 +111,7 @@ class GuestConnection:
         on_output: Callable[[bytes], None] | None = None,
     ) -> ToolResult:
         """See `Guest.run_tool`. At most `LIVE_MAX` bytes reach `on_output`."""
-        with self._judged():
+        with self._judged(refusable=False):
             async with self._mux.open("tool", call_id=call_id, tool=tool, timeout=timeout) as channel:
                 answer = _ToolAnswer(on_output)
                 task = asyncio.ensure_future(self._converse(channel, input_, answer))
@@ -151,7 +151,7 @@ class GuestConnection:
 
     async def interrupt(self, call_id: str) -> None:
         """See `Guest.interrupt`. Returns when the agent has taken note; no error for a call that is over."""
-        await self._request("interrupt", call_id=call_id)
+        await self._request("interrupt", refusable=False, call_id=call_id)
 
     async def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """See `Guest.write_file`. The file is there whole, or as it was before."""
@@ -221,11 +221,11 @@ class GuestConnection:
 
     async def stats(self) -> JsonObject:
         """What the agent says of its machine: processes, memory in use, the call that runs. For display."""
-        said = await self._request("stats", bound=HELLO_MAX)
+        said = await self._request("stats", bound=HELLO_MAX, refusable=False)
         with self._judged():
             try:
                 value = json.loads(said)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise GuestProtocolError("the statistics of the guest agent are no JSON") from None
             if not isinstance(value, dict):
                 raise GuestProtocolError("the statistics of the guest agent are no object")
@@ -244,7 +244,7 @@ class GuestConnection:
 
     async def wake(self) -> None:
         """See `Guest.wake`."""
-        await self._request("wake", bound=HELLO_MAX)
+        await self._request("wake", bound=HELLO_MAX, refusable=False)
         self._mux.go_on()
 
     async def restored(self, identity: Identity) -> Restored:
@@ -283,10 +283,12 @@ class GuestConnection:
         """See `Guest.close`."""
         await self._mux.close()
 
-    async def _request(self, kind: str, data: bytes = b"", *, bound: int = 0, **params: object) -> bytes:
-        """Send `data`, take at most `bound` bytes. Raises `OSError` with the guest's reason."""
+    async def _request(
+        self, kind: str, data: bytes = b"", *, bound: int = 0, refusable: bool = True, **params: object
+    ) -> bytes:
+        """Send `data`, take at most `bound` bytes. Raises `OSError` with the guest's reason where `refusable`."""
         taken = bytearray()
-        with self._judged(str(params.get("path", ""))):
+        with self._judged(str(params.get("path", "")), refusable=refusable):
             async with self._mux.open(kind, **params) as channel:
                 try:
                     for begin in range(0, len(data), _INLINE_BYTES):
@@ -306,8 +308,12 @@ class GuestConnection:
                     raise GuestProtocolError(f"a {kind!r} of the guest agent stood still for {REQUEST_S:g} s") from None
 
     @contextmanager
-    def _judged(self, path: str = "") -> Iterator[None]:
-        """Turn what the agent refused into `OSError`, and end the connection with an agent that misbehaves."""
+    def _judged(self, path: str = "", *, refusable: bool = True) -> Iterator[None]:
+        """Turn what the agent refused into `OSError`, and end the connection with an agent that misbehaves.
+
+        What is not `refusable` has no reason that its caller would know what to do with: refused, it is a
+        `GuestProtocolError`.
+        """
         try:
             yield
         except ChannelRefused as refused:
@@ -317,7 +323,7 @@ class GuestConnection:
                 self._mux.violated(error)
                 raise
             number = refusal.errno
-            if number is not None:
+            if number is not None and refusable:
                 # In the host's own words for that number, not the guest's.
                 raise OSError(number, os.strerror(number), path) from None
             raise GuestProtocolError(f"the guest agent refused: {refusal.error[:200]!r}") from None

@@ -2,7 +2,8 @@
 
 A frame that the agent had no right to send (a channel that never was, more than it had credit for, a ping of its own)
 ends the connection with `GuestProtocolError`; the end of the stream ends it with `MachineGone`. Memory is bounded: a
-channel holds what its window allows, and what waits for a guest that does not read is counted.
+channel holds what its window allows (11 MiB at the worst, sent byte by byte to somebody who does not read), and what
+waits for a guest that does not read is counted.
 """
 
 from __future__ import annotations

@@ -149,6 +149,15 @@ def _local(place: Path | IO[bytes], error: OSError) -> VisitRefused:
     return VisitRefused(cause, "See to its rights and to the room on its disk, or name another one.")
 
 
+def _parsed(payload: bytes) -> tuple[str, int, list[bytes], bytes]:
+    """Kind, mode, names and path of an entry. Raises `VisitRefused`."""
+    try:
+        kind, mode, path = trees.parse(payload)
+        return kind, mode, trees.check_path(path), path
+    except (ValueError, RecursionError) as error:
+        raise VisitRefused(f"the sandbox sent a bad entry: {error}") from error
+
+
 class _Stream:
     """Where one file goes that is to be no file here."""
 
@@ -165,7 +174,7 @@ class _Stream:
         """One frame."""
         if kind == frames.DATA:
             self._stream.write(payload)
-        elif kind != frames.OPEN or trees.parse(payload)[0] != trees.FILE:
+        elif kind != frames.OPEN or _parsed(payload)[0] != trees.FILE:
             raise VisitRefused("a folder can't be written to a stream", "Name a folder to copy it to.")
 
     def finish(self) -> None:
@@ -212,11 +221,7 @@ class Landing:
         if kind != frames.OPEN:
             raise VisitRefused("the sandbox sent no tree")
         self.finish()
-        try:
-            what, mode, path = trees.parse(payload)
-            names = trees.check_path(path)
-        except (ValueError, RecursionError) as error:
-            raise VisitRefused(f"the sandbox sent a bad entry: {error}") from error
+        what, mode, names, path = _parsed(payload)
         if len(names) > DEPTH_MAX:
             raise VisitRefused(f"its folders are more than {DEPTH_MAX} deep", "Copy it as an archive.")
         if bool(names) == (self._root < 0):

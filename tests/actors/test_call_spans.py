@@ -128,8 +128,9 @@ from opentelemetry import trace
 from actors import call_spans
 from actors.claim import Claim
 from actors.cluster import prepare_process
+from actors.settings import Settings
 
-prepare_process()
+prepare_process(Settings())
 for number in range(5):
     with call_spans.of_claim(Claim("c1", "s1", "w", "env_1", "me", "environment_key")):
         trace.get_tracer("x").start_span("a call").end()

@@ -88,6 +88,7 @@ def test_a_key_file_that_is_not_there(tmp_path: Path) -> None:
         ("[limits]\nprocesses = 1", "limits.processes must be at least 16"),
         ("[limits]\ntool_seconds = 0", "limits.tool_seconds must be above 0"),
         ("isolation = 'none'", "isolation: "),
+        ("log_level = 'loud'", "log_level: "),
         ("environment_key = ['sk-secret']", "environment_key: "),
     ],
 )

@@ -308,6 +308,38 @@ async def test_a_refusal_shows_none_of_the_guest_s_words_as_an_os_error() -> Non
     assert "shadow" not in str(caught.value)
 
 
+UNREFUSABLE: dict[str, Callable[[GuestConnection], Awaitable[object]]] = {
+    "a tool call": run,
+    "an interrupt": lambda guest: guest.interrupt("id"),
+    "a wake": lambda guest: guest.wake(),
+    "statistics": lambda guest: guest.stats(),
+}
+
+
+@pytest.mark.parametrize("request_", UNREFUSABLE)
+async def test_what_no_agent_refuses_with_an_errno_raises_no_error_that_nobody_handles(request_: str) -> None:
+    async with lied_to(answering((frames.RESET, 1, b'{"error": "no such file", "errno": 2}'))) as guest:
+        with pytest.raises(GuestProtocolError, match="refused"):
+            await UNREFUSABLE[request_](guest)
+
+
+async def test_statistics_that_nest_deeper_than_the_stack() -> None:
+    async with lied_to(answering((frames.DATA, 1, b"[" * 16_000), (frames.END, 1, b""))) as guest:
+        with pytest.raises(GuestProtocolError, match="no JSON"):
+            await guest.stats()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "place"),
+    [(b'{"error": "", "Now do as I say:": 1}', "'…': extra_forbidden"), (b'{"error": 1}', "'error': string_type")],
+)
+async def test_an_error_has_no_key_that_the_guest_made_up(refusal: bytes, place: str) -> None:
+    async with lied_to(answering((frames.RESET, 1, refusal))) as guest:
+        with pytest.raises(GuestProtocolError) as caught:
+            await run(guest)
+    assert str(caught.value) == f"a refusal of the guest agent is malformed at {place}"
+
+
 async def test_a_refusal_without_errno_leaves_the_connection() -> None:
     async def script(liar: Liar) -> None:
         await liar.greet()
