@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from actors.api import as_bearer, connect
 from actors.claim import Outcome
+from actors.egress.credentials import Credentials
+from actors.egress.gateway import Gateway
+from actors.egress.names import Names
 from actors.life import SandboxContext
 from actors.machines.drivers import make_driver
 from actors.machines.protocol import MachineSpec
@@ -122,6 +125,7 @@ def sandbox_context(placement: Placement, journal: Journal, driver: Driver, door
         snapshots_local=settings.snapshots_local,
         stores=settings.store_url is not None,
         given_egress=settings.given_egress,
+        gateway=Gateway(names=Names(settings.egress_hosts), credentials=Credentials(settings.egress_credentials)),
     )
 
 

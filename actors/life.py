@@ -431,6 +431,11 @@ class Life:
             await machine.kill()
         await self.context.driver.remove(self.sandbox_id)
 
+    def egress_changed(self) -> None:
+        """What it may reach is another list now: connections that are not allowed any more end."""
+        if self.egress is not None:
+            self.egress.policy_changed()
+
     async def close_egress(self) -> None:
         """End connections that outlived their machine, and record what was not recorded yet of the others."""
         if self.egress is not None:

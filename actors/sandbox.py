@@ -213,6 +213,7 @@ class Sandbox:
         agent = (agent_id, agent_name)
         async with self._life.turn:
             await self._life.record(fold.FollowSettings(settings=self._context.given_egress.to(agent), agent=agent))
+        self._life.egress_changed()
 
     async def change_egress(self, add: tuple[str, ...], remove: tuple[str, ...], by: str) -> dict[str, Any]:
         """Add entries to what it may reach, and take entries out; what is in force when it returns (`egress_view`).
@@ -224,6 +225,7 @@ class Sandbox:
             if self.state.phase is fold.Phase.KILLED:
                 raise SandboxFailed(f"sandbox {self.sandbox_id} was killed: nothing runs in it any more")
             await self._life.record(fold.EditEgress(add=add, remove=remove, by=by))
+        self._life.egress_changed()
         return egress_view(self.state)
 
     async def kill(self, reason: Literal["session_over", "requested", "not_kept"]) -> None:

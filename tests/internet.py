@@ -38,6 +38,8 @@ class Internet:
     """The address of this host in the public network."""
     ca_file: Path
     """The authority that signed for `NAMES`."""
+    pid: int
+    """The servers' process, in whose network they are."""
 
     @property
     def pins(self) -> dict[str, list[str]]:
@@ -84,7 +86,9 @@ def made(folder: Path) -> Iterator[Internet]:
         _run(f"ip link set {link} up")
         _run(f"{inside} link set lo up")
         _run(f"{inside} link set outside up")
-        yield Internet(f"{public}{fourth + 2}", f"{six}2", f"{private}{fourth + 2}", f"{public}{fourth + 1}", ca_file)
+        yield Internet(
+            f"{public}{fourth + 2}", f"{six}2", f"{private}{fourth + 2}", f"{public}{fourth + 1}", ca_file, pid
+        )
 
 
 @contextmanager

@@ -11,11 +11,9 @@ import base64
 import os
 import re
 import ssl
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING
 
 import h11
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from actors.egress.redaction import Redactor
 from actors.egress.refused import Refused
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from actors.egress.requests import Headers
+    from actors.egress_settings import EgressCredential
 
 INTERNAL = ".internal"
 """What an internal name ends with; the real one is before it."""
@@ -39,57 +38,28 @@ _ALWAYS_OUT = frozenset((b"authorization", b"proxy-authorization"))
 _NOT_ASKED = frozenset((b"accept-encoding", b"range", b"if-range", b"te", b"upgrade", b"connection", b"keep-alive"))
 
 
-class Credential(BaseModel):
-    """One credential: what it is, and where the host finds its value."""
+def read(credential: EgressCredential) -> Secret:
+    """A credential's value, as it is now. Raises `Refused`, with nothing of the value in it."""
+    try:
+        if credential.file is not None:
+            with credential.file.open("rb") as file:
+                raw = file.read(SECRET_BYTES_MAX + 1)
+        else:
+            raw = os.environb.get(os.fsencode(credential.env), b"")
+    except OSError as error:
+        raise Refused("unreachable", f"the credential's file can't be read: {error.strerror}") from None
+    value = raw.strip()
+    place = "file" if credential.file is not None else f"variable {credential.env}"
+    if not value:
+        raise Refused("unreachable", f"the credential's {place} is empty")
+    if len(value) > SECRET_BYTES_MAX or not re.fullmatch(rb"[\x20-\x7e]+", value):
+        raise Refused("unreachable", f"the credential's {place} holds no line of printable ASCII")
+    return Secret(credential.kind, credential.user.encode() + b":" + value if credential.user else value)
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["bearer", "basic", "header"] = "bearer"
-    """`bearer`: `Authorization: Bearer VALUE`; `basic`: the value is `user:password`; `header`: the header is VALUE."""
-    header: str = ""
-    """The header's name, for `header` alone."""
-    file: Path | None = None
-    """A file with the value and nothing else. Read for each request, so it can be replaced at any time."""
-    variable: str = Field(default="", max_length=200)
-    """Or an environment variable of the host."""
-
-    @field_validator("file")
-    @classmethod
-    def _absolute(cls, value: Path | None) -> Path | None:
-        return value if value is None else value.expanduser().absolute()
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if (self.file is None) == (not self.variable):
-            raise ValueError("a credential has either a file or a variable")
-        if (self.kind == "header") != bool(self.header):
-            raise ValueError("a credential has a header's name where its kind is header, and else none")
-        if self.header and (not _HEADER_NAME.fullmatch(self.header) or _spelt(self.header) in _NOT_OURS):
-            raise ValueError("a credential's header must be a header's name, and none that frames a request")
-        return self
-
-    @property
-    def header_name(self) -> str:
-        """The header that carries it."""
-        return self.header or "Authorization"
-
-    def read(self) -> Secret:
-        """Its value, as it is now. Raises `Refused`, with nothing of the value in it."""
-        try:
-            if self.file is not None:
-                with self.file.open("rb") as file:
-                    raw = file.read(SECRET_BYTES_MAX + 1)
-            else:
-                raw = os.environb.get(os.fsencode(self.variable), b"")
-        except OSError as error:
-            raise Refused("unreachable", f"the credential's file can't be read: {error.strerror}") from None
-        value = raw.strip()
-        place = "file" if self.file is not None else f"variable {self.variable}"
-        if not value:
-            raise Refused("unreachable", f"the credential's {place} is empty")
-        if len(value) > SECRET_BYTES_MAX or not re.fullmatch(rb"[\x20-\x7e]+", value):
-            raise Refused("unreachable", f"the credential's {place} holds no line of printable ASCII")
-        return Secret(self.kind, value)
+def header_name(credential: EgressCredential) -> str:
+    """The header that carries it."""
+    return credential.header or "Authorization"
 
 
 class Secret:
@@ -112,7 +82,9 @@ class Secret:
 class Credentials:
     """All credentials, by the real name."""
 
-    def __init__(self, table: Mapping[str, Credential] | None = None, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, table: Mapping[str, EgressCredential] | None = None, *, tls: ssl.SSLContext | None = None
+    ) -> None:
         """`tls`: how the real names are spoken to; else as the system's authorities say. Raises `ValueError` for a name
         that is none.
         """
@@ -126,7 +98,7 @@ class Credentials:
             self._tls = ssl.create_default_context()
         return self._tls
 
-    def of(self, internal: str) -> tuple[str, Credential] | None:
+    def of(self, internal: str) -> tuple[str, EgressCredential] | None:
         """The real name and the credential of a normalised internal name; None where there is none."""
         real = internal.removesuffix(INTERNAL)
         credential = self._table.get(real) if real != internal else None
@@ -136,11 +108,11 @@ class Credentials:
 class CredentialDesk:
     """Adds a credential to the requests of one connection, and takes it out of their responses."""
 
-    def __init__(self, internal: str, real: str, credential: Credential) -> None:
+    def __init__(self, internal: str, real: str, credential: EgressCredential) -> None:
         self._internal = internal
         self._real = real.encode("ascii")
         self._credential = credential
-        self._out = _ALWAYS_OUT | {_spelt(credential.header_name).encode("ascii")}
+        self._out = _ALWAYS_OUT | {_spelt(header_name(credential)).encode("ascii")}
         self._redactor: Redactor | None = None
         self._redacts: list[bytes] = []
 
@@ -154,7 +126,7 @@ class CredentialDesk:
             if low == b"host" or low in _NOT_ASKED or low.replace(b"_", b"-") in self._out:
                 continue
             headers.append((name, value))
-        headers.append((self._credential.header_name.encode("ascii"), secret.header_value))
+        headers.append((header_name(self._credential).encode("ascii"), secret.header_value))
         headers.append((b"Accept-Encoding", b"identity"))
         return h11.Request(method=admitted.method, target=admitted.target, headers=headers)
 
@@ -180,7 +152,7 @@ class CredentialDesk:
 
     def _secret(self) -> Secret:
         try:
-            secret = self._credential.read()
+            secret = read(self._credential)
         except Refused as error:
             raise refusal(error.reason, error.detail, status=502) from None
         for part in secret.parts:

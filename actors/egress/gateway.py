@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from actors.egress.credentials import INTERNAL, INTERNAL_PORT, REAL_PORT, CredentialDesk
+from actors.egress.credentials import INTERNAL, INTERNAL_PORT, REAL_PORT, CredentialDesk, read
 from actors.egress.dialing import dial, literal
 from actors.egress.gate import Gate
 from actors.egress.lines import READ_BYTES, Encrypted, Plain
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from actors.egress.addresses import Address
-    from actors.egress.credentials import Credential, Credentials
+    from actors.egress.credentials import Credentials
     from actors.egress.dialing import Reached
     from actors.egress.lines import Guest, Line
     from actors.egress.names import Names
     from actors.egress.passage import Traffic
+    from actors.egress_settings import EgressCredential
     from events.egress_policy import Entry, Policy
 
 CONNECTED = b"c"
@@ -44,7 +45,7 @@ class Wish:
     entry: Entry
     real: str = ""
     """The name that is connected to, where the one asked for is internal."""
-    credential: Credential | None = None
+    credential: EgressCredential | None = None
 
 
 class Gateway:
@@ -159,7 +160,7 @@ class Gateway:
     def _check_credential(self, wish: Wish) -> None:
         assert wish.credential is not None
         try:
-            wish.credential.read()
+            read(wish.credential)
         except Refused as refused:
             refused.rule = wish.entry.text
             raise

@@ -13,7 +13,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 WORKDIR = "/workspace"
 PR_CAPBSET_DROP = 24
 AGENT_ONLY = (12, 13, 21, 24, 25)
-"""CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_SYS_TIME: for a machine's first process, and not for its programs."""
+"""CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_SYS_TIME: for a machine's first process alone, and
+not for its programs."""
 
 
 def take_stream() -> tuple[int, int]:

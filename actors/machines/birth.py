@@ -33,8 +33,8 @@ _LOOPBACK = (
 )
 """Address, length of its prefix, and what is routed to it: network and mask, the mask in base64.
 
-Those that the guest agent adds are among them (`actors.guest.addresses`): a restore fails where a connection's address is
-not there.
+Those that the guest agent adds are among them (`actors.guest.addresses`): a restore fails where the address of a
+connection is not there.
 """
 _NO_GATEWAY = {"Route": {"Destination": {"IP": "", "Mask": None}, "Gateway": ""}, "Name": ""}
 _REQUESTS = (

@@ -219,7 +219,10 @@ class Asked(Protocol):
     """A channel that a guest opened; what comes on it is hostile. Bounded: neither side sends more than it may."""
 
     async def receive(self) -> bytes:
-        """The next bytes; empty at the end. Raises `MachineGone`, `GuestProtocolError`; `ChannelRefused` for a reset."""
+        """The next bytes; empty at the end.
+
+        Raises `MachineGone`, `GuestProtocolError`, and `ChannelRefused` for a reset.
+        """
         ...
 
     async def send(self, data: bytes, *, last: bool = False) -> None:

@@ -27,8 +27,9 @@ class Runsc:
     def command(self, state: Path, *arguments: str) -> list[str]:
         """The command line of a subcommand, with the flags that every machine of ours needs.
 
-        No network card enters a machine, and raw sockets on its loopback are for the guest agent's packet filter; systrap needs no KVM; no overlay, since the file tree is a snapshot already
-        and an overlay would put every changed file in memory.
+        No network card enters a machine, and raw sockets on its loopback are for the guest agent's packet filter alone;
+        systrap needs no KVM; no overlay, since the file tree is a snapshot already and an overlay would put every
+        changed file in memory.
         """
         flags = ("--network=none", "--net-raw", "--platform=systrap", "--overlay2=none")
         return [self.path, "--root", str(state), *flags, *arguments]

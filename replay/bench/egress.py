@@ -102,7 +102,9 @@ async def _run(progress: Progress) -> Result:
         result.figure(f"download_{name}", rate, "MB/s")
     result.figure("call_p50", statistics.median(calls), "ms")
     result.figure("call_beside_a_download_p50", statistics.median(beside), "ms")
-    result.at_most("ms that a new connection takes more", statistics.median(inside) - statistics.median(plain), _ADDED_MS)
+    result.at_most(
+        "ms that a new connection takes more", statistics.median(inside) - statistics.median(plain), _ADDED_MS
+    )
     result.at_least("MB/s through one connection", rates["inside_1"], _MB_PER_S)
     result.at_most(
         "a tool call beside a download, in times of one alone",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import textwrap
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,11 @@ from actors.machines.machine import GvisorMachine
 from actors.pace import Pace
 from actors.sandbox import Sandbox
 from actors.visits.door import Door
-from events import sandbox as fold
 from events.egress_policy import Policy
 from events.sqlite_log import SqliteLog
 from events.types import Limits
-from tests import internet
 from tests.conformance import drivers
+from tests.internet import Internet
 
 HEAD = """
 import os, socket, ssl, struct, sys, time
@@ -59,7 +58,7 @@ class Confined:
 
     sandbox: Sandbox
     log: SqliteLog
-    world: internet.Internet
+    world: Internet
 
     @property
     def machine(self) -> GvisorMachine:
@@ -81,11 +80,9 @@ class Confined:
 
     async def allow(self, *entries: str) -> None:
         """What it may reach from now on."""
-        allow = Policy.parse(entries).texts
-        change = fold.ChangeEgress(allow=allow, settings=(), by="test")
-        await self.sandbox._entity.execute(secrets.token_hex(8), change)
-        assert self.sandbox._life.egress is not None
-        self.sandbox._life.egress.policy_changed()
+        now = self.sandbox.state.egress
+        wanted = Policy.parse(entries).texts
+        await self.sandbox.change_egress(wanted, tuple(one for one in now if one not in wanted), "test")
 
     def events(self, kind: str) -> list[Any]:
         """What the log says of a kind."""
@@ -102,9 +99,8 @@ class Confined:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[internet.Internet]:
-    with internet.made(tmp_path_factory.mktemp("internet")) as made:
-        yield made
+def world(internet: Internet) -> Internet:
+    return internet
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -116,7 +112,7 @@ async def driver() -> AsyncIterator[GvisorDriver]:
 
 
 @pytest.fixture(scope="module")
-def pins(world: internet.Internet) -> Mapping[str, list[str]]:
+def pins(world: Internet) -> Mapping[str, list[str]]:
     """Names, and the addresses that they have; overridden where a test needs other."""
     return world.pins
 
@@ -124,7 +120,7 @@ def pins(world: internet.Internet) -> Mapping[str, list[str]]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def confined(
     driver: GvisorDriver,
-    world: internet.Internet,
+    world: Internet,
     pins: Mapping[str, list[str]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Confined]:

@@ -39,7 +39,7 @@ async def test_services_of_the_host_and_of_its_cluster(confined: Confined) -> No
         said = await confined.python(
             f"""
             for port in {ports}:
-                for host in ("127.0.0.1", "{confined.world.own}", "own.example.com", "loopback.example.com", "localhost"):
+                for host in ("127.0.0.1", "{confined.world.own}", "own.example.com", "loopback.example.com"):
                     attempt(f"{{host}}:{{port}}", tcp, host, port)
             """
         )
@@ -68,7 +68,9 @@ async def test_another_sandbox(confined: Confined, neighbour: GvisorMachine) -> 
         """
     )
     assert "GOT" not in said
-    assert "tree" not in await confined.bash(f"find / -name '*{neighbour.sandbox_id}*' -not -path '/proc/*' 2>/dev/null")
+    assert "tree" not in await confined.bash(
+        f"find / -name '*{neighbour.sandbox_id}*' -not -path '/proc/*' 2>/dev/null"
+    )
 
 
 async def test_files_of_the_host(confined: Confined) -> None:
@@ -93,7 +95,7 @@ async def test_files_of_the_host(confined: Confined) -> None:
     assert str(home) not in said
     assert str(storage) not in said
     # What the host itself reads of the sandbox does not follow the guest's links either.
-    with pytest.raises(OSError):
+    with pytest.raises(FileNotFoundError):
         await confined.machine.guest.read_file("/tmp/link", max_bytes=1000)
 
 
@@ -102,7 +104,7 @@ async def test_devices_and_mounts(confined: Confined) -> None:
     devices = " ".join(f"{os.major(number)}:{os.minor(number)}" for number in numbers)
     said = await confined.bash(
         f"""
-        try() {{ what=$1; shift; "$@" > /tmp/out 2>&1 && echo "$what DONE: $(head -c 200 /tmp/out)" || echo "$what failed"; }}
+        try() {{ what=$1; shift; "$@" > /tmp/out 2>&1 && echo "$what DONE: $(head -c 99 /tmp/out)" || echo no; }}
         for pair in {devices} 8:0 254:0 7:0 1:1 1:2 10:200 10:232; do
             rm -f /tmp/device /workspace/device
             for where in /tmp /workspace /dev; do
@@ -149,7 +151,6 @@ P"""
     assert "ANTHROPIC" not in said
     for number in (12, 13, 21, 24, 25):
         assert f"capability {number} 0" in said
-    # What an agent in hostile hands may send is bounded by its host: a stream of nonsense ends the machine, and is told.
     await confined.bash("kill -STOP 1; kill -KILL 1; true")
     assert await confined.bash("echo alive") == "alive"
 

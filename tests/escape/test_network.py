@@ -15,7 +15,9 @@ async def test_what_is_allowed_works_with_ordinary_programs(confined: Confined) 
     await confined.allow("site.example.com", "site.example.com:7", "site.example.com:22")
     ca = confined.world.ca_file.read_bytes()
     await confined.machine.guest.write_file("/tmp/ca.pem", ca)
-    said = await confined.bash("curl -sS --cacert /tmp/ca.pem https://site.example.com/hello | grep -o '\"target\": \"[^\"]*\"'")
+    said = await confined.bash(
+        'curl -sS --cacert /tmp/ca.pem https://site.example.com/hello | grep -o \'"target": "[^"]*"\''
+    )
     assert said == '"target": "/hello"'
     said = await confined.bash("curl -sS -o /dev/null -w '%{http_code}' http://site.example.com/")
     assert said == "200"
@@ -29,13 +31,14 @@ async def test_nothing_is_allowed_where_nobody_allowed_it(confined: Confined) ->
     await confined.allow()
     said = await confined.python(
         """
-        attempt("name", tcp, "site.example.com", 80)
+        attempt("name", tcp, "api.example.com", 80)
+        attempt("known a moment ago", tcp, "site.example.com", 80)
         attempt("address", tcp, "8.8.8.8", 443)
         attempt("fake", tcp, "198.18.0.1", 80)
         """
     )
     assert "GOT" not in said
-    await confined.refused("site.example.com", protocol="dns", reason="not_allowed")
+    await confined.refused("api.example.com", protocol="dns", reason="not_allowed")
     await confined.refused("8.8.8.8", 443, reason="not_allowed")
 
 

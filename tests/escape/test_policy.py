@@ -1,4 +1,4 @@
-"""What is in force is what the log says at that moment: while a sandbox sleeps, while it wakes, and under connections."""
+"""What is in force is what the log says at that moment, while a sandbox sleeps, wakes, or is connected."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_a_policy_that_is_lifted_while_it_wakes(confined: Confined) -> Non
     for turn in range(4):
         await confined.allow("site.example.com:7")
         async with asyncio.timeout(10):
-            while (await knocked(confined))[-1] != "in":
+            while (await knocked(confined))[-1] != "in":  # noqa: ASYNC110 - nobody tells us
                 await asyncio.sleep(0.02)
         await confined.sandbox.suspend("requested")
         waking = asyncio.create_task(confined.sandbox.start())
@@ -64,7 +64,7 @@ async def test_a_policy_that_is_lifted_while_it_wakes(confined: Confined) -> Non
         await waking
         version = confined.sandbox._entity.version
         await asyncio.sleep(0.3)
-        late = [event for event in confined.log.read(confined.sandbox.state.stream, after_version=version)]
+        late = list(confined.log.read(confined.sandbox.state.stream, after_version=version))
         assert [event.type for event in late if event.type == "egress.connected"] == []
 
 

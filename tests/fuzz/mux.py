@@ -61,7 +61,7 @@ class _Play:
         self._guest.setblocking(False)
         with ours, self._guest:
             reader, writer = await asyncio.open_connection(sock=ours)
-            self._mux = Mux(reader, writer, on_violation=self._violations.append)
+            self._mux = Mux(reader, writer, on_violation=self._violations.append, on_request=self._requested)
             greeting = asyncio.create_task(self._mux.start(b"{}", lambda payload: payload == ANSWER, timeout=5))
             await self._say(frames.encode(frames.DATA, 7, b"for the host before us") + _hello())
             assert await greeting == ANSWER
@@ -100,6 +100,18 @@ class _Play:
             channel = self._chosen()
             self._begin(channel.receive(), channel)
 
+    def _requested(self, channel: Channel, request: bytes) -> None:
+        """Served as the guest's request has it: let be, refused, accepted, heard, or spoken to."""
+        manner = request[0] % 5 if request else 0
+        if manner == 1:
+            channel.refuse("no")
+        elif manner == 2:
+            channel.accept()
+        elif manner == 3:
+            self._begin(_listen(channel), channel)
+        elif manner == 4:
+            self._begin(channel.send(request * 300, last=True), channel)
+
     def _chosen(self) -> Channel:
         return self._channels[self._script.byte() % len(self._channels)]
 
@@ -135,7 +147,10 @@ class _Play:
             assert 0 <= channel._credit <= frames.WINDOW, "more credit than was ever given"
         assert mux.error or mux._decoder.pending < _FRAME, "more than a frame waits for its end"
         assert mux._writer.transport.get_write_buffer_size() <= mux_module.UNREAD_MAX + _FRAME, "too much is unread"
-        assert mux._refused <= mux_module.REFUSED_MAX + 1
+        assert len(mux._asked) <= mux_module.GUEST_CHANNELS_MAX
+        for channel in mux._asked.values():
+            assert sum(map(len, channel._inbox)) <= frames.WINDOW, "a channel of the guest's holds more than its window"
+            assert 0 <= channel._credit <= frames.WINDOW, "more credit than was ever given"
         assert len(self._violations) <= 1, "a violation is told twice"
 
     async def _finish(self) -> None:

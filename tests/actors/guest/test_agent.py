@@ -127,7 +127,7 @@ async def test_a_host_that_vanishes_in_the_middle_of_a_frame(workdir: Path) -> N
             await channel.send(b"x" * 1000)
         async with greeted(stream) as guest:
             # Whoever wrote the file is a thread of its own, and hears of it when it gets to run.
-            while os.listdir(workdir):
+            while os.listdir(workdir):  # noqa: ASYNC110 - nobody tells us
                 await asyncio.sleep(0.01)
             assert await guest.ping() < 20
 
