@@ -3,8 +3,8 @@
 A machine runs in a user namespace whose ids 0 to 65535 are, on the host, a range of its own; its processes have the
 first of these. Ids above are only ever owners of files, as of an archive that was packed elsewhere, and all machines
 have the same for them. Files keep the owners that they have on the disk: what a machine sees of them is mounted with
-its ids in their place (`mount_setattr(2)` with `MOUNT_ATTR_IDMAP`, since Linux 5.12; on btrfs since 5.15), so a snapshot, a
-digest or a template has 0 where root is.
+its ids in their place (`mount_setattr(2)` with `MOUNT_ATTR_IDMAP`, since Linux 5.12; on btrfs since 5.15), so a
+snapshot, a digest or a template has 0 where root is.
 
 The numbers are those of `linux/sched.h`, `linux/mount.h` and of the system calls that every architecture shares.
 Standard library alone, as for all that a supervisor imports. By itself, `python3 -I -S -E idmap.py FOLDER` says why
