@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from actors import commands_sandboxes, commands_snapshots, commands_templates, commands_visits
+from actors import commands_egress, commands_sandboxes, commands_snapshots, commands_templates, commands_visits
 from events.console import clean, console, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command()(tools)
     app.add_typer(commands_templates.template, name="template")
     app.add_typer(commands_snapshots.app, name="snapshots")
+    commands_egress.register()
     commands_sandboxes.register(app)
     commands_visits.register(app)
 

@@ -12,13 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from actors.egress_changes import Edit
 from actors.forks import HostForks
 from actors.handle import SandboxFailed
-from actors.keeping import choose, keep
+from actors.keeping import choose, keep, read_state
 from actors.life import sandbox_entity
 from actors.machines.protocol import MachineError
 from events import sandbox as fold
 from events.errors import HourglassError
+from events.targets import find
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,23 +32,6 @@ log = logging.getLogger(__name__)
 _PERSON = "person"
 _ROOM_S = 60.0
 """How long a fork waits for room on a node that is full."""
-
-
-@dataclass(eq=False)
-class NoSuchTarget(HourglassError):
-    """{target} names no session and no sandbox of this home."""
-
-    target: str
-    next_step = "`hourglass sandboxes` and `hourglass sessions` show what there is."
-
-
-@dataclass(eq=False)
-class AmbiguousTarget(HourglassError):
-    """{target} could be any of {found}."""
-
-    target: str
-    found: str
-    next_step = "Write more of it."
 
 
 @dataclass(eq=False)
@@ -185,6 +170,15 @@ class Operations:
                 log.warning("not removed, the next start does sandbox_id=%s %s", one, error)
         return {**await self._told(sandbox_id, session_id, began), "ended": list(choice.ended)}
 
+    async def change_egress(self, target: str, add: list[str], remove: list[str], by: str) -> dict[str, Any]:
+        """Change what it may reach; the list that is in force then (`egress_view`)."""
+        edit = Edit.of(add, remove)
+        sandbox_id, session_id = await self._resolve(target)
+        edit.check(await read_state(self._host.journal, sandbox_id))
+        with _refusals():
+            handle = await self._host.sandbox(sandbox_id, session_id)
+            return await handle.change_egress(edit.add, edit.remove, by)
+
     async def kill(self, target: str) -> dict[str, Any]:
         """End it: machine, files and the node's snapshots."""
         sandbox_id, session_id = await self._resolve(target)
@@ -206,17 +200,10 @@ class Operations:
 
     async def _resolve(self, target: str) -> tuple[str, str]:
         """The sandbox that is meant, and its session."""
-        streams = self._host.streams()
-        exact = [name for name in (f"sandbox-{target}", f"session-{target}") if name in streams]
-        found = exact or [name for name in streams if target and name.partition("-")[2].startswith(target)]
-        if not found:
-            raise NoSuchTarget(target=target)
-        if len(found) > 1:
-            raise AmbiguousTarget(target=target, found=", ".join(name.partition("-")[2] for name in found[:5]))
-        kind, _, name = found[0].partition("-")
+        kind, name = find(self._host.streams(), target)
         if kind == "session":
             return await self._host.sandbox_of(name), name
-        state = fold.fold(fold.SandboxState(name), await self._host.journal.read(found[0]))
+        state = fold.fold(fold.SandboxState(name), await self._host.journal.read(f"sandbox-{name}"))
         return name, state.session_id
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from events import commands_log
+from events import commands_egress, commands_log
 from events.commands_entities import sandboxes, sessions
 from events.commands_usage import usage
 from events.console import clean, is_ours, report
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command()(sandboxes)
     app.command()(usage)
     app.add_typer(commands_log.app)
+    app.add_typer(commands_egress.app)
 
 
 def build() -> typer.Typer:

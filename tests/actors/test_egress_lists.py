@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from tests.actors.conftest import Service
+
 BOX, SESSION = "sbx-0123456789abcdef", "sesn_1"
 
 
@@ -113,3 +115,29 @@ async def test_a_sandbox_that_is_gone_is_allowed_nothing(tmp_path: Path) -> None
         assert len(await lists(made)) == 1
         with pytest.raises(SandboxFailed, match="was killed"):
             await box.change_egress(("b.example",), (), "ann")
+
+
+@pytest.mark.integration
+async def test_a_sessions_list_is_whole_before_its_machine_starts_and_forks_have_it(service: Service) -> None:
+    session_id = await service.session("two-turns")
+    session = await service.app.beta.sessions.retrieve(session_id)
+    service.settings = service.settings.model_copy(
+        update={"egress": ("a.example",), "egress_agents": {session.agent.id: ("git.example",)}}
+    )
+    async with service.up():
+        await service.recorded(f"session-{session_id}", "session.released")
+        box = service.sandbox_of(session_id)
+        kinds = service.kinds(box)
+        assert kinds[:4] == ["sandbox.created", "egress.policy_changed", "egress.policy_changed", "sandbox.started"]
+        found = service.hosts[0]
+        parent = await found.sandbox(box.removeprefix("sandbox-"), session_id)
+        await parent.change_egress(("mine.example",), ("a.example",), "ann")
+        [child] = await parent.fork(1)
+        [told] = await lists(found, child)
+        assert service.kinds(f"sandbox-{child}") == ["sandbox.created", "egress.policy_changed", "sandbox.suspended"]
+        assert (told.allow, told.by) == (["git.example", "mine.example"], "fork")
+        # The fork's own from here on, and no event when it is loaded.
+        fork = await found.sandbox(child, session_id)
+        await fork.change_egress((), ("git.example",), "ann")
+        assert [one.by for one in await lists(found, child)] == ["fork", "ann"]
+        assert (await state(found, box.removeprefix("sandbox-"))).egress == ("git.example", "mine.example")

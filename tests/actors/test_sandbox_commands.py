@@ -25,6 +25,10 @@ def test_a_sandbox_is_paused_forked_and_one_fork_is_kept(installed: Installed) -
         snapshot_id = installed.json("snapshot", parent)["snapshot_id"]
         assert snapshot_id.startswith("snap-")
 
+        # In any state, by the service; a fork has its parent's list.
+        assert installed.json("egress", "allow", session_id, "a.example", "b.example")["phase"] == "frozen"
+        assert installed.json("egress", "deny", parent, "b.example")["allow"] == ["a.example"]
+
         # From frozen, in one call, and the parent is as it was.
         forked = installed.json("fork", session_id, "-n", "3")
         children = [child["sandbox_id"] for child in forked["children"]]
@@ -36,6 +40,8 @@ def test_a_sandbox_is_paused_forked_and_one_fork_is_kept(installed: Installed) -
         assert {shown[child]["phase"] for child in children} == {"running"}
         # From suspended as well.
         installed.json("pause", children[0])
+        assert installed.json("egress", "show", children[0])["allow"] == ["a.example"]
+        assert installed.json("egress", "allow", children[0], "c.example")["phase"] == "suspended"
         (grandchild,) = installed.json("fork", children[0])["children"]
         assert installed.json("kill", grandchild["sandbox_id"])["phase"] == "killed"
 
@@ -48,7 +54,7 @@ def test_a_sandbox_is_paused_forked_and_one_fork_is_kept(installed: Installed) -
     # The shell's variable went from the parent into the fork, to disk, and back.
     assert installed.results(session_id)[-1]["content"] == [{"type": "text", "text": "42\n41"}]
     kinds = installed.kinds(f"sandbox-{children[0]}")
-    assert kinds[:3] == ["sandbox.created", "sandbox.suspended", "sandbox.resumed"]
+    assert kinds[:4] == ["sandbox.created", "egress.policy_changed", "sandbox.suspended", "sandbox.resumed"]
     assert "tool_call.completed" in kinds
     assert installed.command("log", "verify").returncode == 0
     assert "kept" in installed.command("timeline", session_id).stdout
@@ -85,6 +91,9 @@ def refusals_are_clear(installed: Installed, children: list[str]) -> None:
         (("pause", "nobody"), "names no session and no sandbox"),
         (("pause", "s"), "could be any of"),
         (("resume", children[1]), "was killed"),
+        (("egress", "allow", children[1], "d.example"), "was killed"),
+        (("egress", "deny", children[0], "d.example"), "d.example is not in the list"),
+        (("egress", "allow", children[0], "*"), "would allow everything"),
         (("keep", children[1]), "nothing to keep"),
         (("fork", children[0], "-n", "1000"), "1000 forks are more than the 64"),
     ):
