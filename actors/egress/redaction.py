@@ -59,13 +59,10 @@ class Redactor:
 def spellings(secret: bytes) -> set[bytes]:
     """A secret in each way in which it is looked for."""
     text = secret.decode("latin-1")
-    found = {
-        quote(secret, safe="").encode(),
-        quote_plus(secret, safe="").encode(),
-        re.sub("%..", lambda code: code.group().lower(), quote(secret, safe="")).encode(),
-        json.dumps(text)[1:-1].encode(),
-        json.dumps(text)[1:-1].replace("/", "\\/").encode(),
-    }
+    quoted = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
+    quoted |= {re.sub("%..", lambda code: code.group().lower(), form) for form in quoted}
+    quoted |= {json.dumps(text)[1:-1], json.dumps(text)[1:-1].replace("/", "\\/")}
+    found = {form.encode() for form in quoted}
     for before in range(3):
         encoded = base64.b64encode(b"\0" * before + secret).rstrip(b"=")
         # What is shared with the bytes before and behind it differs with them.

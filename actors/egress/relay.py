@@ -75,7 +75,8 @@ class Relay:
         Raises `Refused` for a request that is none, or not to go on; `Broken` and `OSError` where the server's answer
         is none or breaks off.
         """
-        self._guest.receive_data(first)
+        if first:  # nothing would be the end
+            self._guest.receive_data(first)
         try:
             while (request := await self._next_request()) is not None:
                 if not await self._exchange(request):
