@@ -17,6 +17,7 @@ from events.egress_policy import INTERNAL_SUFFIX, NEVER_REACHABLE, EntryInvalid,
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_FRAMING = frozenset(("host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer"))
 # What people write where the value would stand.
 _VALUES = frozenset({"value", "values", "token", "secret", "password", "pass", "key", "api_key", "bearer", "basic"})
 
@@ -124,6 +125,8 @@ class EgressCredential(BaseModel):
             raise ValueError("a credential has header where its kind is header, and only there")
         if self.header and not _HEADER.fullmatch(self.header):
             raise ValueError("header must be the name of a header, as X-Api-Key")
+        if self.header.lower().replace("_", "-") in _FRAMING:
+            raise ValueError("header must be none that frames a request, or says whom it is for")
         if self.user and (self.kind != "basic" or ":" in self.user or not self.user.isprintable()):
             raise ValueError("user goes with the kind basic, and has no colon in it")
         return self

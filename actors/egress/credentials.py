@@ -31,8 +31,6 @@ INTERNAL = ".internal"
 INTERNAL_PORT = 80
 REAL_PORT = 443
 SECRET_BYTES_MAX = 8192
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
-_NOT_OURS = frozenset(("host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer"))
 _ALWAYS_OUT = frozenset((b"authorization", b"proxy-authorization"))
 # An answer in parts, or compressed, would have the secret where it can't be seen.
 _NOT_ASKED = frozenset((b"accept-encoding", b"range", b"if-range", b"te", b"upgrade", b"connection", b"keep-alive"))

@@ -48,11 +48,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]
     with SqliteLog(tmp_path / "log.db", durability="normal") as log:
         epoch = log.next_epoch("host")
-        for name, data in (
-            (BOX, used),
-            ("branch", [branched]),
-            ("sbx-gone", [created, SandboxKilled(reason="requested")]),
-        ):
+        streams: dict[str, list[EventData]] = {
+            BOX: used,
+            "branch": [branched],
+            "sbx-gone": [created, SandboxKilled(reason="requested")],
+        }
+        for name, data in streams.items():
             log.append(f"sandbox-{name}", new_events(name, data), expected=0, epoch=epoch)
     return tmp_path
 
@@ -93,8 +94,8 @@ def test_a_list_is_changed_in_the_log_itself(home: Path) -> None:
 
 def test_a_host_that_was_thought_dead_can_not_write_after_it(home: Path) -> None:
     output(home, "allow", BOX, "a.example")
+    killed = new_events("late", [SandboxKilled(reason="requested")])
     with SqliteLog(home / "log.db") as log, pytest.raises(StaleEpoch):
-        killed = new_events("late", [SandboxKilled(reason="requested")])
         log.append(f"sandbox-{BOX}", killed, expected=Expect.ANY, epoch=1)
 
 
