@@ -19,6 +19,7 @@ it stands still. Connections end where the host is another one.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -100,7 +101,11 @@ class Connection:
         if events & select.POLLOUT:
             self._write()
         if events & ~select.POLLOUT and self.fd >= 0:
-            self._read()
+            if self._program_ended:
+                # It said its end before: this is a reset.
+                self._fail(OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
+            else:
+                self._read()
         self.watch()
 
     def unpark(self) -> None:
@@ -146,6 +151,8 @@ class Connection:
         self._line.close()
 
     def _read(self) -> None:
+        if self._credit <= 0:
+            return  # to read nothing would look like the end
         outbox = self._egress.outbox
         if outbox.waiting:
             self._parked = True
@@ -326,7 +333,8 @@ class Egress:
                     self._resolve()
                 else:
                     self._refuse_datagram()
-            except BlockingIOError:
+            except OSError:
+                # Nothing there after all, or a connection that was given up while it waited.
                 return
 
     def _open(self, **params: object) -> int:

@@ -29,7 +29,7 @@ RESET_MAX = 16 * 1024
 """Bytes of a RESET's reason."""
 GUEST_CHANNELS_MAX = 320
 """Channels open at once that the guest asked for."""
-REQUEST_MAX = 1024
+REQUEST_MAX = 4096
 """Bytes of what a guest asks for."""
 _READ_BYTES = 256 * 1024
 

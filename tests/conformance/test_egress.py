@@ -376,3 +376,44 @@ async def test_without_anybody_who_serves_it_there_is_no_way_out(driver: GvisorD
     assert await bash(machine, "getent hosts echo.example.com; echo $?") == "2"
     assert "ConnectionResetError" in await python(machine, "connect(('8.8.8.8', 443)).recv(1)")
     await machine.kill()
+
+
+async def test_programs_that_break_off_or_ask_nonsense_break_nothing(
+    connected: GvisorMachine, outside: Outside
+) -> None:
+    outside.asked.clear()
+    said = await python(
+        connected,
+        r"""
+        import struct
+        linger = struct.pack("ii", 1, 0)
+        def broken(host, say, shut):
+            line = connect((host, 80))
+            line.sendall(say)
+            if shut:
+                line.shutdown(socket.SHUT_WR)
+            time.sleep(0.05)
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            line.close()
+        for host in ("flood.example.com", "echo.example.com", "listener.example.com", "gone.example.com"):
+            for say in (b"x", b"x" * 3_000_000):
+                for shut in (False, True):
+                    try:
+                        if host != "flood.example.com" and len(say) > 1:
+                            continue
+                        broken(host, say[:200_000], shut)
+                    except OSError:
+                        pass
+        for name in (b"\xff" * 63, b"a" * 63, b"\0", b"%s", b"x y"):
+            for count in (1, 3, 7):
+                body = (bytes([len(name)]) + name) * count + b"\0\0\1\0\1"
+                line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                line.sendto(b"\0\7\1\0\0\1\0\0\0\0\0\0" + body, ("127.0.0.1", 53))
+        print("through")
+        """,
+    )
+    assert said == "through"
+    assert await bash(connected, "getent hosts echo.example.com | wc -l") == "1"
+    async with asyncio.timeout(10):
+        while outside.open:  # noqa: ASYNC110 - nobody tells us
+            await asyncio.sleep(0.01)
