@@ -28,7 +28,7 @@ from collections import deque
 from itertools import islice
 from struct import pack
 
-from actors.guest import addresses, names, netfilter
+from actors.guest import addresses, names, netfilter, segments
 from actors.guest.frames import CREDIT, CREDIT_PAYLOAD, DATA, END, MAX_PAYLOAD, OPEN, RESET, WINDOW
 
 try:
@@ -62,10 +62,14 @@ _LOCALHOST = b"\x7f\0\0\1"
 class Connection:
     """A program's connection, and the channel that carries it."""
 
-    def __init__(self, egress: Egress, number: int, line: _socket.socket) -> None:
+    def __init__(
+        self, egress: Egress, number: int, line: _socket.socket, ends: tuple[segments.End, segments.End]
+    ) -> None:
         self._egress = egress
         self._number = number
         self._line = line
+        self.ends = ends
+        """What the program connected to, and its own end."""
         self.fd = line.fileno()
         self._credit = WINDOW
         self._inbox: deque[memoryview] = deque()
@@ -227,6 +231,9 @@ class Egress:
         """Those that wait for the host's word, which is the same for all of a name."""
         self._known: dict[str, float] = {}
         self._touched: set[Connection] = set()
+        self._lost: list[tuple[segments.End, segments.End]] = []
+        """Of the connections that ended with the last host: what programs have of those does not know it, where this
+        memory was brought back."""
         self._told: dict[str, float] = {}
         self._watched: set[int] = set()
 
@@ -249,9 +256,11 @@ class Egress:
 
         Raises `OSError`.
         """
+        lost, self._lost = self._lost, []
         if self.error:
             return
         addresses.add()
+        segments.provoke(lost)
         netfilter.redirect(tcp=_port(self._listener), udp=_port(self._datagrams), names=_port(self._resolver))
 
     # --- the stream -------------------------------------------------------------------------------------------------
@@ -282,6 +291,7 @@ class Egress:
         self._questions.clear()
         self._asking.clear()
         self._known.clear()
+        self._lost = [connection.ends for connection in self._connections.values()]
         for connection in list(self._connections.values()):
             connection.abort()
 
@@ -345,7 +355,7 @@ class Egress:
 
     def _accept(self) -> None:
         # The C half of it, which is all that there is here.
-        fd, _ = self._listener._accept()  # type: ignore[attr-defined]
+        fd, program = self._listener._accept()  # type: ignore[attr-defined]
         line = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, fileno=fd)
         line.setblocking(False)
         try:
@@ -356,9 +366,9 @@ class Egress:
             line.close()
             return
         port, address = int.from_bytes(meant[2:4], "big"), meant[4:8]
-        host = self._names.name(address) or ".".join(map(str, address))
-        number = self._open(kind="egress", host=host, port=port)
-        connection = Connection(self, number, line)
+        literal = ".".join(map(str, address))
+        number = self._open(kind="egress", host=self._names.name(address) or literal, port=port)
+        connection = Connection(self, number, line, ((literal, port), program))
         self._connections[number] = self._by_fd[connection.fd] = connection
         connection.watch()
         self.watch()
