@@ -238,7 +238,7 @@ async def test_the_second_hello_that_a_server_asks_for_has_the_name_too(
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(data=st.binary(min_size=1, max_size=200), port=st.sampled_from([80, 443]))
+@given(data=st.binary(max_size=200).filter(lambda data: data.strip(b"\r\n")), port=st.sampled_from([80, 443]))
 def test_random_bytes_are_refused_and_nothing_else(internet: Internet, data: bytes, port: int) -> None:
     async def once() -> None:
         gateway = Gateway(names=Names(internet.pins), credentials=Credentials())
@@ -251,3 +251,35 @@ def test_random_bytes_are_refused_and_nothing_else(internet: Internet, data: byt
             assert program.traffic.sent == 0
 
     asyncio.run(once())
+
+
+async def test_a_refusal_is_told_though_the_program_does_not_wait_for_it(gateway: Gateway) -> None:
+    async with running(gateway, SITE, 443, POLICY) as program:
+        program.writer.write(hello_bytes("other.example.com"))
+        assert await program.reader.read()
+        program.reset()
+        assert (await program.refused()).reason == "wrong_name"
+    async with running(gateway, SITE, 443, POLICY) as program:
+        program.writer.write(hello_bytes("other.example.com"))
+        assert await program.reader.read()
+        program.served.cancel()
+        assert (await program.refused()).reason == "wrong_name"
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\t", b"\v", b"\f", b"\r", b"\x1c", b"  "])
+@pytest.mark.parametrize("leading", [b"", b" ", b"\t\v"])
+async def test_what_only_lenient_servers_take_for_http_is_no_way_around(
+    gateway: Gateway, blank: bytes, leading: bytes
+) -> None:
+    """On a port where other protocols pass, and with a name that is not the one asked for."""
+    request = leading + blank.join((b"get", b"/", b"http/1.1")) + b"\r\nHost: other.example.com\r\n\r\n"
+    async with running(gateway, SITE, 7, POLICY) as program:
+        assert (await program.ask(request)).startswith(b"HTTP/1.1 400")
+        assert (await program.refused()).reason == "malformed"
+    assert program.traffic.sent <= 3
+
+
+async def test_empty_lines_are_not_kept(gateway: Gateway) -> None:
+    async with running(gateway, SITE, 80, POLICY) as program:
+        program.writer.write(b"\r\n" * 100_000 + f"GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n".encode())
+        assert (await program.reader.readline()).startswith(b"HTTP/1.1 200")
