@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -104,6 +104,7 @@ async def test_one_that_is_split_is_found(cut: int) -> None:
     assert got == f"a {_stars(SECRET)} b".encode()
 
 
+@settings(deadline=None)  # of a machine that others keep busy
 @given(st.lists(st.sampled_from([b"abcabd", b"abc", b"ab", b"d", b"xyz"]), max_size=20), st.integers(1, 9))
 def test_however_it_is_cut_nothing_of_it_is_left_and_nothing_else_is_lost(parts: list[bytes], piece: int) -> None:
     data = b"".join(parts)
@@ -117,6 +118,7 @@ def test_however_it_is_cut_nothing_of_it_is_left_and_nothing_else_is_lost(parts:
     assert got == end
 
 
+@settings(deadline=None)  # of a machine that others keep busy
 @given(st.binary(min_size=9, max_size=40), st.binary(max_size=5), st.binary(max_size=5))
 def test_base64_hides_it_at_no_offset(secret: bytes, before: bytes, behind: bytes) -> None:
     for encode in (base64.b64encode, base64.urlsafe_b64encode):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import ssl
 from typing import TYPE_CHECKING
@@ -27,12 +28,12 @@ SITE = "site.example.com"
 POLICY = Policy.parse([SITE, f"{SITE}:*"])
 
 
-def hello_bytes(name: str | None = SITE, *, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> bytes:
+@functools.cache
+def hello_bytes(name: str | None = SITE) -> bytes:
     """What OpenSSL begins with."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    context.maximum_version = version
     out = ssl.MemoryBIO()
     with pytest.raises(ssl.SSLWantReadError):
         context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=name).do_handshake()
@@ -68,6 +69,7 @@ def read(data: bytes, piece: int = 1 << 20) -> Hello | None:
     return None
 
 
+@settings(deadline=None)  # of a machine that others keep busy
 @given(cuts=st.lists(st.integers(0, 2000), max_size=30), piece=st.integers(1, 700))
 def test_a_hello_has_one_name_however_it_is_cut(cuts: list[int], piece: int) -> None:
     data = in_records(hello_bytes(), cuts)
@@ -75,6 +77,7 @@ def test_a_hello_has_one_name_however_it_is_cut(cuts: list[int], piece: int) -> 
     assert read(data[:-1], piece) is None
 
 
+@settings(deadline=None)  # of a machine that others keep busy
 @given(st.binary(max_size=300), st.booleans(), st.integers(1, 300))
 def test_bytes_are_a_hello_or_are_refused(data: bytes, like_tls: bool, piece: int) -> None:
     if like_tls:
@@ -83,6 +86,7 @@ def test_bytes_are_a_hello_or_are_refused(data: bytes, like_tls: bool, piece: in
         read(data, piece)
 
 
+@settings(deadline=None)  # of a machine that others keep busy
 @given(st.integers(0, 516), st.integers(0, 255))
 def test_a_hello_with_a_wrong_byte_is_another_or_is_refused(at: int, value: int) -> None:
     data = bytearray(hello_bytes())
@@ -94,6 +98,7 @@ def test_a_hello_with_a_wrong_byte_is_another_or_is_refused(at: int, value: int)
     assert hello is None or isinstance(hello, Hello)
 
 
+@settings(deadline=None)  # of a machine that others keep busy
 @given(st.binary(max_size=200))
 def test_what_bytes_begin_is_always_known_or_waited_for(data: bytes) -> None:
     kind, may_pass = kind_of(data)
