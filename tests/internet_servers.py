@@ -17,12 +17,13 @@ import ssl
 import struct
 import sys
 from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 import h11
 
-Reader = asyncio.StreamReader
-Writer = asyncio.StreamWriter
+Reader: TypeAlias = asyncio.StreamReader
+Writer: TypeAlias = asyncio.StreamWriter
 _WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -62,7 +63,7 @@ async def http(reader: Reader, writer: Writer) -> None:
         connection.start_next_cycle()
 
 
-Send = Callable[..., Awaitable[None]]
+Send: TypeAlias = Callable[..., Awaitable[None]]
 
 
 async def _answer(request: h11.Request, path: str, asked: dict[str, str], body: dict[str, object], send: Send) -> None:

@@ -119,17 +119,18 @@ class Gate:
         passed = 0
         while True:
             data = await self._passage.from_guest.receive()
-            # Servers skip empty lines before a request; what is not the web may begin with one, and wait.
-            if not held and not self._on_web_port and (blank := len(data) - len(data.lstrip(b"\r\n"))):
-                await self._passage.to_server(data[:blank])
-                if not (data := data[blank:]):
-                    continue
+            ended = not data
+            if not held:
+                # Servers skip empty lines before a request. What is not the web may begin with one, and wait.
+                blank, data = _blank(data)
+                if blank and not self._on_web_port:
+                    await self._passage.to_server(blank)
             held += data
-            kind, may_pass = kind_of(held.lstrip(b"\r\n"))
-            if kind is None and not data:
+            kind, may_pass = kind_of(held)
+            if kind is None and ended:
                 kind = "other"
             if kind == "http":
-                raise _SpeaksHttp(bytes(held.lstrip(b"\r\n")), passed)
+                raise _SpeaksHttp(bytes(held), passed)
             if kind is not None:
                 return kind, bytes(held[passed:])
             if may_pass > passed and not self._on_web_port:
@@ -193,3 +194,9 @@ class Gate:
             return bytes(held)  # an alert: it gives up
         held_all, _ = await self._hello(bytes(held))
         return held_all
+
+
+def _blank(data: bytes) -> tuple[bytes, bytes]:
+    """The line ends at the front, and what is behind them."""
+    behind = data.lstrip(b"\r\n")
+    return data[: len(data) - len(behind)], behind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -129,7 +130,9 @@ class Gateway:
             await passage.hang_up()
         except Refused as refused:
             if refused.farewell:
-                await passage.say_farewell(refused.farewell)
+                # Whatever the guest makes of it, and should this task be cancelled: it was refused, and that is told.
+                with contextlib.suppress(Exception, asyncio.CancelledError):
+                    await passage.say_farewell(refused.farewell)
             raise
         except OSError as error:
             raise Broken(f"the server's end failed: {error.strerror or error}") from None

@@ -48,7 +48,7 @@ class Names:
         if asked is None:
             asked = asyncio.get_running_loop().run_in_executor(self._threads, _look_up, name)
             self._asking[name] = asked
-            asked.add_done_callback(lambda _: self._asking.pop(name, None))
+            asked.add_done_callback(lambda done: self._answered(name, done))
         try:
             # Shielded, since others may wait for the same.
             async with asyncio.timeout(self._timeout):
@@ -57,6 +57,11 @@ class Names:
             raise Unresolvable(f"no answer within {self._timeout:g} s") from None
         except OSError as error:
             raise Unresolvable(error.strerror or "it can't be resolved") from None
+
+    def _answered(self, name: str, done: asyncio.Future[list[Address]]) -> None:
+        self._asking.pop(name, None)
+        if not done.cancelled():
+            done.exception()  # seen, should nobody wait for it any more
 
     def close(self) -> None:
         """Ask nobody any more."""

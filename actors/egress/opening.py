@@ -11,7 +11,8 @@ LINE_MAX = 16 * 1024
 """Bytes of a request's first line."""
 _METHOD_MAX = 64
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*")
-_BLANKS = b" \t"
+_BLANKS = b" \t\v\f\r\x1c\x1d\x1e\x1f\x85\xa0"
+"""What servers split a line at that are less strict than RFC 9112."""
 
 
 def kind_of(data: bytes | bytearray) -> tuple[Kind | None, int]:
@@ -23,12 +24,13 @@ def kind_of(data: bytes | bytearray) -> tuple[Kind | None, int]:
     """
     if data[:1] == b"\x16":
         return (None, 0) if len(data) < 2 else ("tls" if data[1] == 3 else "other", 0)
-    found = _TOKEN.match(data)
+    begin = len(data) - len(data.lstrip(_BLANKS))
+    found = _TOKEN.match(data, begin)
     method = found.group() if found else b""
-    rest = bytes(data[len(method) : len(method) + LINE_MAX])
+    rest = bytes(data[begin + len(method) : begin + len(method) + LINE_MAX])
     if not rest:
-        return (None, len(method)) if len(method) <= _METHOD_MAX else ("other", 0)
-    if not method or rest[:1] not in (b" ", b"\t"):
+        return (None, 0 if begin else len(method)) if begin + len(method) <= _METHOD_MAX else ("other", 0)
+    if not method or rest[0] not in _BLANKS:
         return "other", 0
     target = rest.lstrip(_BLANKS)
     if target and method.upper() != b"CONNECT" and not _may_be_target(target):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 SHORTEST = 6
 """Bytes of an encoded secret below which it is not looked for: it would be found everywhere."""
 
+PARTIAL = 4
+"""Bytes of a secret's beginning that are overwritten at the end of a body: a server may be asked to cut it there."""
+
 
 class Redactor:
     """Overwrites secrets with as many asterisks, also where one is split over two pieces."""
@@ -46,7 +49,7 @@ class Redactor:
     def rest(self) -> bytes:
         """What was kept back; nothing follows, and what comes now is another message."""
         kept, self._kept = self._kept, b""
-        return kept
+        return kept if len(kept) < PARTIAL else b"*" * len(kept)
 
     def _open_end(self, data: bytes) -> int:
         """Where a secret may begin that is not whole yet; else the end."""
@@ -62,7 +65,7 @@ def spellings(secret: bytes) -> set[bytes]:
     quoted = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
     quoted |= {re.sub("%..", lambda code: code.group().lower(), form) for form in quoted}
     quoted |= {json.dumps(text)[1:-1], json.dumps(text)[1:-1].replace("/", "\\/")}
-    found = {form.encode() for form in quoted}
+    found = {form.encode() for form in quoted} | {base64.b64encode(secret), base64.urlsafe_b64encode(secret)}
     for before in range(3):
         encoded = base64.b64encode(b"\0" * before + secret).rstrip(b"=")
         # What is shared with the bytes before and behind it differs with them.

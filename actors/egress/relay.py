@@ -81,8 +81,8 @@ class Relay:
             while (request := await self._next_request()) is not None:
                 if not await self._exchange(request):
                     break
-        except h11.LocalProtocolError as error:
-            raise Broken(f"the server's answer does not fit the request: {error}") from None
+        except h11.LocalProtocolError:
+            raise Broken("the server's answer does not fit the request") from None
         except Refused as refused:
             if self._guest.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
                 refused.farewell = b""  # in the middle of an answer it would be taken for a part of that
@@ -213,13 +213,16 @@ class Relay:
         try:
             return self._guest.next_event()
         except h11.RemoteProtocolError as error:
-            raise refusal("malformed", f"it is no HTTP request: {error}") from None
+            # What follows in h11's words is the guest's, and may be a token of its own.
+            why = str(error).partition(": b")[0]
+            raise refusal("malformed", f"it is no HTTP request: {why}") from None
 
     def _from_server(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
         try:
             return self._server.next_event()
-        except h11.RemoteProtocolError as error:
-            raise Broken(f"the server's answer is not HTTP: {error}") from None
+        except h11.RemoteProtocolError:
+            # h11 would quote what may be a credential, told back.
+            raise Broken("the server's answer is not HTTP, or cut short") from None
 
     async def _flush_up(self, out: list[bytes]) -> None:
         if data := b"".join(out):

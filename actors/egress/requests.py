@@ -89,7 +89,7 @@ def _path(request: h11.Request, name: str | None, port: int) -> bytes:
         raise refusal("malformed", f"its target is {_shown(target)}, and not a path")
     authority, path = absolute.groups()
     if name is not None and not _is_name(authority, name, port):
-        raise refusal("wrong_name", f"it asks for {_shown(target)}, and the connection is to {name}")
+        raise refusal("wrong_name", f"it asks for {_shown(authority)}, and the connection is to {name}")
     path = path.partition(b"#")[0]
     return path if path.startswith(b"/") else b"/" + path
 

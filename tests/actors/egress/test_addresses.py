@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.egress.addresses import is_own, standing
@@ -84,12 +84,14 @@ def test_these_are_reached(address: str) -> None:
     assert standing(ip_address(address)) == ("public", "")
 
 
+@settings(deadline=None)  # of a machine that others keep busy
 @given(st.integers(0, 2**32 - 1).map(IPv4Address))
 def test_what_the_standard_library_holds_for_special_is_not_public(address: IPv4Address) -> None:
     if not address.is_global or address.is_multicast:
         assert standing(address)[0] != "public"
 
 
+@settings(deadline=None)  # of a machine that others keep busy
 @given(st.integers(0, 2**32 - 1).map(IPv4Address))
 def test_an_address_inside_another_counts_as_what_it_is(address: IPv4Address) -> None:
     rank = ["public", "listed", "never"]

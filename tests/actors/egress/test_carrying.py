@@ -121,6 +121,16 @@ async def test_cancelling_lets_go_of_both(gateway: Gateway) -> None:
             await program.reader.read()
 
 
+async def test_many_at_once(gateway: Gateway) -> None:
+    async def one(number: int) -> None:
+        async with running(gateway, SITE, 7, ANY) as program:
+            data = bytes([number]) * 100_000
+            assert await program.ask(data) == data
+            await program.served
+
+    await asyncio.gather(*(one(number) for number in range(200)))
+
+
 async def _pour(writer: asyncio.StreamWriter) -> None:
     while True:
         writer.write(b"\0" * 65536)

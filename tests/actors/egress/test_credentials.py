@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -105,16 +105,21 @@ async def test_one_that_is_split_is_found(cut: int) -> None:
     assert got == f"a {_stars(SECRET)} b".encode()
 
 
-@given(st.lists(st.sampled_from([b"abcabd", b"abc", b"ab", b"d", b"xyz", b"YWJj"]), max_size=20), st.integers(1, 9))
+@settings(deadline=None)  # of a machine that others keep busy
+@given(st.lists(st.sampled_from([b"abcabd", b"abc", b"ab", b"d", b"xyz"]), max_size=20), st.integers(1, 9))
 def test_however_it_is_cut_nothing_of_it_is_left_and_nothing_else_is_lost(parts: list[bytes], piece: int) -> None:
     data = b"".join(parts)
     redactor = Redactor([b"abcabd"])
     got = b"".join(redactor.feed(data[at : at + piece]) for at in range(0, len(data), piece)) + redactor.rest()
     assert len(got) == len(data)
     assert b"abcabd" not in got
-    assert got.replace(b"*", b"") == data.replace(b"abcabd", b"")
+    kept = data.replace(b"abcabd", b"*" * 6)
+    # What may be the beginning of one, at the very end, is overwritten too, from four bytes on.
+    end = next((kept[: -len(part)] + b"*" * len(part) for part in (b"abcab", b"abca") if kept.endswith(part)), kept)
+    assert got == end
 
 
+@settings(deadline=None)  # of a machine that others keep busy
 @given(st.binary(min_size=9, max_size=40), st.binary(max_size=5), st.binary(max_size=5))
 def test_base64_hides_it_at_no_offset(secret: bytes, before: bytes, behind: bytes) -> None:
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -132,7 +137,7 @@ async def test_a_secret_split_over_chunks_is_overwritten(gateway: Gateway) -> No
     async with running(gateway, INSIDE, 80, POLICY) as program:
         got = await program.ask(f"GET /raw?base64={raw} HTTP/1.1\r\n{HOST}\r\n".encode())
     assert SECRET.encode() not in got
-    assert answer(got)[2] == f"before {_stars(SECRET)} after {SECRET[:9]}".encode()
+    assert answer(got)[2] == f"before {_stars(SECRET)} after {_stars(SECRET[:9])}".encode()
 
 
 async def test_what_would_hide_it_from_us_is_not_asked_for(gateway: Gateway) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import ssl
 from typing import TYPE_CHECKING
@@ -27,12 +28,12 @@ SITE = "site.example.com"
 POLICY = Policy.parse([SITE, f"{SITE}:*"])
 
 
-def hello_bytes(name: str | None = SITE, *, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> bytes:
+@functools.cache
+def hello_bytes(name: str | None = SITE) -> bytes:
     """What OpenSSL begins with."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    context.maximum_version = version
     out = ssl.MemoryBIO()
     with pytest.raises(ssl.SSLWantReadError):
         context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=name).do_handshake()
@@ -68,6 +69,7 @@ def read(data: bytes, piece: int = 1 << 20) -> Hello | None:
     return None
 
 
+@settings(deadline=None)  # of a machine that others keep busy
 @given(cuts=st.lists(st.integers(0, 2000), max_size=30), piece=st.integers(1, 700))
 def test_a_hello_has_one_name_however_it_is_cut(cuts: list[int], piece: int) -> None:
     data = in_records(hello_bytes(), cuts)
@@ -75,6 +77,7 @@ def test_a_hello_has_one_name_however_it_is_cut(cuts: list[int], piece: int) -> 
     assert read(data[:-1], piece) is None
 
 
+@settings(deadline=None)  # of a machine that others keep busy
 @given(st.binary(max_size=300), st.booleans(), st.integers(1, 300))
 def test_bytes_are_a_hello_or_are_refused(data: bytes, like_tls: bool, piece: int) -> None:
     if like_tls:
@@ -83,6 +86,7 @@ def test_bytes_are_a_hello_or_are_refused(data: bytes, like_tls: bool, piece: in
         read(data, piece)
 
 
+@settings(deadline=None)  # of a machine that others keep busy
 @given(st.integers(0, 516), st.integers(0, 255))
 def test_a_hello_with_a_wrong_byte_is_another_or_is_refused(at: int, value: int) -> None:
     data = bytearray(hello_bytes())
@@ -94,6 +98,7 @@ def test_a_hello_with_a_wrong_byte_is_another_or_is_refused(at: int, value: int)
     assert hello is None or isinstance(hello, Hello)
 
 
+@settings(deadline=None)  # of a machine that others keep busy
 @given(st.binary(max_size=200))
 def test_what_bytes_begin_is_always_known_or_waited_for(data: bytes) -> None:
     kind, may_pass = kind_of(data)
@@ -238,7 +243,7 @@ async def test_the_second_hello_that_a_server_asks_for_has_the_name_too(
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(data=st.binary(min_size=1, max_size=200), port=st.sampled_from([80, 443]))
+@given(data=st.binary(max_size=200).filter(lambda data: data.strip(b"\r\n")), port=st.sampled_from([80, 443]))
 def test_random_bytes_are_refused_and_nothing_else(internet: Internet, data: bytes, port: int) -> None:
     async def once() -> None:
         gateway = Gateway(names=Names(internet.pins), credentials=Credentials())
@@ -251,3 +256,35 @@ def test_random_bytes_are_refused_and_nothing_else(internet: Internet, data: byt
             assert program.traffic.sent == 0
 
     asyncio.run(once())
+
+
+async def test_a_refusal_is_told_though_the_program_does_not_wait_for_it(gateway: Gateway) -> None:
+    async with running(gateway, SITE, 443, POLICY) as program:
+        program.writer.write(hello_bytes("other.example.com"))
+        assert await program.reader.read()
+        program.reset()
+        assert (await program.refused()).reason == "wrong_name"
+    async with running(gateway, SITE, 443, POLICY) as program:
+        program.writer.write(hello_bytes("other.example.com"))
+        assert await program.reader.read()
+        program.served.cancel()
+        assert (await program.refused()).reason == "wrong_name"
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\t", b"\v", b"\f", b"\r", b"\x1c", b"  "])
+@pytest.mark.parametrize("leading", [b"", b" ", b"\t\v"])
+async def test_what_only_lenient_servers_take_for_http_is_no_way_around(
+    gateway: Gateway, blank: bytes, leading: bytes
+) -> None:
+    """On a port where other protocols pass, and with a name that is not the one asked for."""
+    request = leading + blank.join((b"get", b"/", b"http/1.1")) + b"\r\nHost: other.example.com\r\n\r\n"
+    async with running(gateway, SITE, 7, POLICY) as program:
+        assert (await program.ask(request)).startswith(b"HTTP/1.1 400")
+        assert (await program.refused()).reason == "malformed"
+    assert program.traffic.sent <= 3
+
+
+async def test_empty_lines_are_not_kept(gateway: Gateway) -> None:
+    async with running(gateway, SITE, 80, POLICY) as program:
+        program.writer.write(b"\r\n" * 100_000 + f"GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n".encode())
+        assert (await program.reader.readline()).startswith(b"HTTP/1.1 200")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import hashlib
 import http.client
 import io
@@ -10,14 +12,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from actors.egress.credentials import Credentials
+from actors.egress.gateway import Gateway
+from actors.egress.names import Names
+from actors.egress.refused import Broken, Refused
 from events.egress_policy import Policy
 from tests.actors.egress.programs import ProgramGone, running
 
 if TYPE_CHECKING:
-    import asyncio
-
-    from actors.egress.gateway import Gateway
     from tests.internet import Internet
 
 SITE = "site.example.com"
@@ -352,3 +357,41 @@ async def test_a_server_that_has_enough_of_an_idle_program_ends_it(gateway: Gate
         assert await program.reader.read() == b""
         program.writer.write_eof()
         await program.served
+
+
+REQUEST = f"POST /a?b HTTP/1.1\r\nHost: {SITE}\r\nX-A: b\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody".encode()
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    changes=st.lists(
+        st.tuples(
+            st.integers(0, len(REQUEST) - 1), st.integers(0, 3), st.sampled_from([*b"\r\n :,\0\t/@h", 0x0B, 0x80, 0xFF])
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    port=st.sampled_from([80, 8080]),
+)
+def test_whatever_a_request_is_the_server_is_asked_for_its_own_name(
+    internet: Internet, changes: list[tuple[int, int, int]], port: int
+) -> None:
+    """Bytes are put in, or in the place of others; what comes of that is an answer, or a refusal."""
+    data = bytearray(REQUEST.replace(SITE.encode(), f"{SITE}:{port}".encode()))
+    for at, instead_of, byte in changes:
+        data[at : at + instead_of] = bytes([byte])
+
+    async def once() -> None:
+        gateway = Gateway(names=Names(internet.pins), credentials=Credentials())
+        async with running(gateway, SITE, port, POLICY) as program:
+            program.writer.write(bytes(data))
+            program.writer.write_eof()
+            with contextlib.suppress(ConnectionResetError):
+                status, _, text = answer(await program.reader.read() or b"HTTP/1.1 400 None\r\n\r\n")
+                if status == 200:
+                    hosts = [value for name, value in json.loads(text)["headers"] if name.lower() == "host"]
+                    assert [host.lower().removesuffix(f":{port}").removesuffix(".") for host in hosts] == [SITE]
+            with contextlib.suppress(Refused, Broken):
+                await program.served
+
+    asyncio.run(once())
