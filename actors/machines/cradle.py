@@ -70,11 +70,12 @@ def begin(create: list[str], mapped: list[str], bundle: str, stdio: tuple[int, i
 
 
 def inside(cradle: int, command: list[str]) -> list[str]:
-    """The command line for a command of `runsc` that is about a cradle's container; see `birth.spawn`."""
+    """The command line, for another process, of a command of `runsc` about a cradle's container; see `birth.spawn`."""
     return ["nsenter", f"--pid=/proc/{cradle}/ns/pid", "--", *SHOWING, *command]
 
 
 def _live(create: list[str], mapped: list[str], bundle: str, stdio: tuple[int, int, int], told: int) -> int:
+    # A supervisor that ended before this is found out by telling it something.
     ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     # The supervisor's: whoever waits for their end waits for its end.
     _close_all_but({0, 1, 2, told, *stdio})
@@ -84,7 +85,7 @@ def _live(create: list[str], mapped: list[str], bundle: str, stdio: tuple[int, i
             # The descriptor is kept until the end, and with it the range.
             first, _ = idmap.claim()
             _tell_range(f"{bundle}/{CONFIG}", first)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             os.write(stdio[2], f"no user ids for it: {error}".encode())
             return FAILED
     pid = os.fork()

@@ -1,10 +1,10 @@
 """User ids of the host that belong to nobody, for the processes of machines: ranges, and mounts that translate them.
 
 A machine runs in a user namespace whose ids 0 to 65535 are, on the host, a range of its own; its processes have the
-first of these. Ids above are only ever owners of files, as of an archive that was packed elsewhere, and all machines have
-the same for them. Files keep the owners that they have on the disk: what a machine sees of them is mounted with its ids
-in their place (`mount_setattr(2)` with `MOUNT_ATTR_IDMAP`, since Linux 5.12; on btrfs since 5.15), so a snapshot, a
-digest or a template has 0 where root is.
+first of these. Ids above are there for owners of files, as of an archive that was packed elsewhere, and all machines
+have the same for them. Files keep the owners that they have on the disk: what a machine sees of them is mounted with
+its ids in their place (`mount_setattr(2)` with `MOUNT_ATTR_IDMAP`, since Linux 5.12; on btrfs since 5.15), so a
+snapshot, a digest or a template has 0 where root is.
 
 The numbers are those of `linux/sched.h`, `linux/mount.h` and of the system calls that every architecture shares.
 Standard library alone, as for all that a supervisor imports. By itself, `python3 -I -S -E idmap.py FOLDER` says why
@@ -29,7 +29,7 @@ RANGES = 4094
 """Ranges from `FIRST` on, up to those that systemd knows as foreign."""
 _ABOVE = 0x80000000
 """What ids from `RANGE` on are moved by. The upper half of all ids is nobody's either: some programs can't tell them
-from errors. Here none meets them; they are in no file and on no process."""
+from errors. Here none meets them: no file has them, and no process begins with one."""
 _LAST = 0xFFFFFFFE
 RUN = "/run/hourglass"
 """Of this node: who has which range, and where machines find what they are made of, each in its own view of the mounts.

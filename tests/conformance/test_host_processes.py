@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from actors.machines import cgroups, idmap
 from actors.machines.gvisor import GvisorDriver
@@ -76,23 +77,18 @@ def host_ids(processes: list[Process]) -> set[int]:
     }
 
 
-@pytest.fixture(scope="module")
-def family(machine: GvisorMachine) -> list[Process]:
-    """The host's processes of a machine that runs programs."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def family(machine: GvisorMachine) -> list[Process]:
+    """The host's processes of a machine."""
+    await machine.freeze()  # none begins or ends meanwhile
     found = below(cradle(machine))
-    names = {one.command.removeprefix("runsc-") for one in found}
+    grouped = cgroups.processes(machine.machine_id)
+    await machine.thaw()
     # The others are the stubs in which the guest's own programs run.
-    assert names >= GVISOR
+    assert {one.command.removeprefix("runsc-") for one in found} >= GVISOR
     assert len(found) > len(GVISOR)
+    assert {one.pid for one in found} == grouped, "every process is in the machine's control group, and no other one is"
     return found
-
-
-async def test_every_process_of_a_machine_is_in_its_control_group(
-    machine: GvisorMachine, family: list[Process]
-) -> None:
-    assert {one.pid for one in family} <= cgroups.processes(machine.machine_id)
-    # And nothing else is.
-    assert cgroups.processes(machine.machine_id) <= {one.pid for one in below(cradle(machine))}
 
 
 async def test_no_process_of_a_machine_shares_a_namespace_with_the_host(family: list[Process]) -> None:
