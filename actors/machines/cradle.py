@@ -27,7 +27,8 @@ CRADLE_FILE = "cradle"
 """Where the supervisor says which process the cradle is."""
 CONFIG = "config.json"
 """Of the bundle."""
-MOUNTED = (idmap.ROOT, idmap.AGENT)
+MOUNTED = (idmap.ROOT, idmap.AGENT, idmap.LOWER, idmap.DISK)
+"""The last two where the sandbox's tree is an overlay."""
 FAILED = 125
 """Exit code of what could not even begin `runsc`."""
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
@@ -115,6 +116,8 @@ def _create(create: list[str], mapped: dict[str, str], first: int, stdio: tuple[
             namespace = idmap.user_namespace(first)
             for target, source in mapped.items():
                 idmap.mount_mapped(source, target, namespace)
+            if idmap.DISK in mapped:
+                idmap.mount_overlay(first)
             _lift_process_limit()
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
