@@ -121,14 +121,16 @@ class BtrfsVolumes:
         tree = self._sandboxes / sandbox_id
         return tree if tree.is_dir() else self.placed(sandbox_id)
 
-    def place(self, sandbox_id: str, live: Path) -> None:
-        """Move the subvolume."""
+    def place(self, sandbox_id: str, live: Path, *, own_ids: bool = False) -> list[Path]:
+        """Move the subvolume. It shows in what a machine has mounted already, its owners translated there."""
+        del own_ids
         same = self._link(sandbox_id, "same")
         same.unlink(missing_ok=True)
         at = self._link(sandbox_id, "at")
         at.unlink(missing_ok=True)
         at.symlink_to(live)
         (self._sandboxes / sandbox_id).rename(live)
+        return []
 
     def placed(self, sandbox_id: str) -> Path | None:
         """What the link says, where it is so."""

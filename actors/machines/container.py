@@ -17,11 +17,11 @@ Orders = dict[str, list[str] | str]
 """What a supervisor is told of its machine, in `orders.json`.
 
 `create`: the command line that makes the container, without the guest running yet. `mapped`: the folders of root and
-agent, where the machine is to have user ids of its own; else empty. `start`, `restore`: those that
-bring it to life; `restore` lacks the image's folder, which is told with the order. `control`: the socket on which a
-restore may be asked of the sandbox itself, "" where it may not. `group`: its control group and the container's id.
-`state`: the folder of what `runsc` knows of containers, in files with the id in their names. `slot`: the folder of its
-root, which is its bundle too, removed with a container that nobody used."""
+agent, and of an overlay's layers, where the machine is to have user ids of its own; else empty. `start`, `restore`:
+those that bring it to life; `restore` lacks the image's folder, which is told with the order. `control`: the socket on
+which a restore may be asked of the sandbox itself, "" where it may not. `group`: its control group and the container's
+id. `state`: the folder of what `runsc` knows of containers, in files with the id in their names. `slot`: the folder of
+its root, which is its bundle too, removed with a container that nobody used."""
 
 PIPE_BYTES = 256 * 1024
 """What the machine's standard input and output hold, by the kernel: a reader wakes for all of it at once."""

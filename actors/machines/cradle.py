@@ -27,7 +27,8 @@ CRADLE_FILE = "cradle"
 """Where the supervisor says which process the cradle is."""
 CONFIG = "config.json"
 """Of the bundle."""
-MOUNTED = (idmap.ROOT, idmap.AGENT)
+MOUNTED = (idmap.ROOT, idmap.AGENT, idmap.LOWER, idmap.DISK)
+"""The last two where the sandbox's tree is an overlay."""
 FAILED = 125
 """Exit code of what could not even begin `runsc`."""
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
@@ -70,11 +71,12 @@ def begin(create: list[str], mapped: list[str], bundle: str, stdio: tuple[int, i
 
 
 def inside(cradle: int, command: list[str]) -> list[str]:
-    """The command line for a command of `runsc` that is about a cradle's container; see `birth.spawn`."""
+    """The command line, for another process, of a command of `runsc` about a cradle's container; see `birth.spawn`."""
     return ["nsenter", f"--pid=/proc/{cradle}/ns/pid", "--", *SHOWING, *command]
 
 
 def _live(create: list[str], mapped: list[str], bundle: str, stdio: tuple[int, int, int], told: int) -> int:
+    # A supervisor that ended before this is found out by telling it something.
     ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     # The supervisor's: whoever waits for their end waits for its end.
     _close_all_but({0, 1, 2, told, *stdio})
@@ -84,7 +86,7 @@ def _live(create: list[str], mapped: list[str], bundle: str, stdio: tuple[int, i
             # The descriptor is kept until the end, and with it the range.
             first, _ = idmap.claim()
             _tell_range(f"{bundle}/{CONFIG}", first)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             os.write(stdio[2], f"no user ids for it: {error}".encode())
             return FAILED
     pid = os.fork()
@@ -114,6 +116,8 @@ def _create(create: list[str], mapped: dict[str, str], first: int, stdio: tuple[
             namespace = idmap.user_namespace(first)
             for target, source in mapped.items():
                 idmap.mount_mapped(source, target, namespace)
+            if idmap.DISK in mapped:
+                idmap.mount_overlay(first)
             _lift_process_limit()
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])

@@ -364,9 +364,9 @@ class GvisorDriver:
         await asyncio.get_running_loop().sock_sendall(slot.line, json.dumps({"image": image}).encode() + b"\n")
         return started, slot.line
 
-    def _place(self, spec: MachineSpec, plan: Plan, live: Path) -> None:
+    def _place(self, spec: MachineSpec, plan: Plan, live: Path) -> list[Path]:
         self._node.make_tree(spec, plan)
-        self.volumes.place(spec.sandbox_id, live)
+        return self.volumes.place(spec.sandbox_id, live, own_ids=self._node.own_ids)
 
     def _give_up(self, spec: MachineSpec, plan: Plan, slot: Slot | None) -> None:
         self._node.undo(spec, new_tree=plan.new_tree)

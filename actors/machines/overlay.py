@@ -2,11 +2,15 @@
 
 What a sandbox writes goes to an ext4 file system of its own in a sparse file, whose size is the disk limit. Starting
 costs a `mkfs` and two mounts, and a snapshot copies what the sandbox has written: that is what `doctor` says of it.
+
+A machine with user ids of its own mounts the overlay itself, of layers whose owners are translated, since Linux does
+not translate those of an overlay. The tree is lent to it meanwhile, and the host mounts it to read alone.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 from contextlib import contextmanager
@@ -80,22 +84,30 @@ class OverlayVolumes:
             return self._mount(home)
 
     def path(self, sandbox_id: str) -> Path | None:
-        """The mounted tree; mounted again where a reboot has undone that."""
+        """The mounted tree; mounted again where a reboot has undone that.
+
+        While a machine has it mounted itself, what there is to see of it at this moment, to be read alone.
+        """
         home = self._sandboxes / sandbox_id
         if not home.is_dir():
             return None
         with locked(self.storage / "overlay" / "mount.lock"):
-            return self._mount(home)
+            return self._look(home) if self._is_lent(home) else self._mount(home)
 
-    def place(self, sandbox_id: str, live: Path) -> None:
-        """Mount it there as well."""
+    def place(self, sandbox_id: str, live: Path, *, own_ids: bool = False) -> list[Path]:
+        """Mount it there as well; for a machine with ids of its own, have it nowhere else, since one upper layer may be
+        in one overlay alone."""
         with locked(self.storage / "overlay" / "mount.lock"):
             home = self._sandboxes / sandbox_id
             tree = self._mount(home)
             (home / "same").unlink(missing_ok=True)
             (home / "at").write_text(str(live), encoding="utf-8")
             live.mkdir(exist_ok=True)
-            mounts.run(["mount", "--bind", tree, live])
+            if not own_ids:
+                mounts.run(["mount", "--bind", tree, live])
+                return []
+            mounts.unmount(tree)
+            return [Path(self._lower(home)), home / "disk"]
 
     def placed(self, sandbox_id: str) -> Path | None:
         """What was written down, where it is so."""
@@ -110,8 +122,11 @@ class OverlayVolumes:
         home = self._sandboxes / sandbox_id
         live = self.placed(sandbox_id)
         if live is not None:
-            mounts.unmount(live)
-            live.rmdir()
+            with locked(self.storage / "overlay" / "mount.lock"):
+                if self._is_lent(home):
+                    mounts.unmount(home / "tree")
+                mounts.unmount(live)
+                live.rmdir()
             if same_as:
                 (home / "same").write_text(same_as, encoding="utf-8")
         (home / "at").unlink(missing_ok=True)
@@ -120,7 +135,7 @@ class OverlayVolumes:
         """Copy the disk image, holes left out, while its file system holds still."""
         home = self._sandboxes / sandbox_id
         with locked(self.storage / "overlay" / "mount.lock"):
-            self._mount(home)
+            self._mount_disk(home)
         mounts.run(["fsfreeze", "--freeze", home / "disk"])
         try:
             mounts.run([*_COPY, home / "disk.img", folder / "tree.img"], timeout=600)
@@ -262,13 +277,32 @@ class OverlayVolumes:
         (fresh / "lower.json").write_text(json.dumps({"lower": str(template_root)}), encoding="utf-8")
         fresh.rename(home)
 
-    def _mount(self, home: Path) -> Path:
-        disk, tree = home / "disk", home / "tree"
+    def _is_lent(self, home: Path) -> bool:
+        """Whether a machine has, or is about to have, the tree mounted in its own view of the mounts."""
+        live = self.placed(home.name)
+        return live is not None and not os.path.ismount(live)
+
+    def _look(self, home: Path) -> Path:
+        """The layers as they are, mounted anew: what an overlay has seen of its layers it need not see change."""
+        disk, tree = self._mount_disk(home), home / "tree"
+        mounts.unmount(tree)
+        parts = f"lowerdir={disk}/upper:{self._lower(home)},ro,{_OPTIONS}"
+        mounts.run(["mount", "-t", "overlay", "-o", parts, "overlay", tree])
+        return tree
+
+    def _mount_disk(self, home: Path) -> Path:
+        disk = home / "disk"
         if mounts.mounted_at(disk) is None:
             mounts.run(["mount", "-t", "ext4", "-o", f"loop,{_OPTIONS}", home / "disk.img", disk])
+        for name in ("upper", "work"):
+            # Looked at first: on a file system that holds still, even a folder that is there can't be made.
+            if not (disk / name).is_dir():
+                (disk / name).mkdir()
+        return disk
+
+    def _mount(self, home: Path) -> Path:
+        disk, tree = self._mount_disk(home), home / "tree"
         if mounts.mounted_at(tree) is None:
-            (disk / "upper").mkdir(exist_ok=True)
-            (disk / "work").mkdir(exist_ok=True)
             parts = f"lowerdir={self._lower(home)},upperdir={disk}/upper,workdir={disk}/work,{_OPTIONS}"
             mounts.run(["mount", "-t", "overlay", "-o", parts, "overlay", tree])
         return tree

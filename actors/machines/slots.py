@@ -93,7 +93,7 @@ class Slots:
                 self._unasked.set()
             self.fill(kind)
 
-    async def make(self, kind: Kind, place: Callable[[Path], None] | None = None) -> Slot:
+    async def make(self, kind: Kind, place: Callable[[Path], list[Path]] | None = None) -> Slot:
         """A new container; `place` puts the tree into its root before, where it can't be put there later.
 
         Raises `OSError`, with nothing left but what `place` did.
@@ -148,7 +148,7 @@ class Slots:
             _log.warning("no container could be made ahead: %s", error)
 
     def _lay_out(
-        self, kind: Kind, machine_id: str, folder: Path, root: Path, place: Callable[[Path], None] | None
+        self, kind: Kind, machine_id: str, folder: Path, root: Path, place: Callable[[Path], list[Path]] | None
     ) -> None:
         folder.mkdir(mode=0o700, parents=True)
         self._node.state.mkdir(mode=0o700, exist_ok=True)
@@ -159,10 +159,12 @@ class Slots:
         config = oci_config(limits, machine_id=machine_id, root=root, agent_root=kind.agent_root, own_ids=own_ids)
         # Beside the root, which stays where it is: `runsc` reads it again when the machine comes to life.
         (root.parent / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        layers = place(root / LIVE) if place is not None else []
+        mapped = [root, kind.agent_root / AGENT_FOLDER, *layers] if own_ids else []
         runsc, state = self._node.runsc(), self._node.state
         orders = {
             "create": runsc.command(state, "create", "--bundle", str(root.parent), "--pid-file", "pid", machine_id),
-            "mapped": [str(root), str(kind.agent_root / AGENT_FOLDER)] if own_ids else [],
+            "mapped": [str(folder) for folder in mapped],
             "start": runsc.command(state, "start", machine_id),
             "restore": runsc.command(state, "restore", "--detach", machine_id),
             "control": str(control_socket(state, machine_id)) if runsc.release in KNOWN else "",
@@ -171,8 +173,6 @@ class Slots:
             "slot": str(root.parent),
         }
         (folder / ORDERS).write_text(json.dumps(orders), encoding="utf-8")
-        if place is not None:
-            place(root / LIVE)
 
 
 def clear_away(machine_id: str, folder: Path, root: Path) -> None:

@@ -10,19 +10,18 @@ import platform
 import re
 import subprocess
 import sys
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from actors.machines import idmap
 from actors.machines.protocol import Finding
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from actors.machines.volumes import Volumes
 
 _SECONDS = 20.0
-_NEEDED = (5, 15)
-"""The Linux that translates owners on btrfs."""
+_NEEDED = {"btrfs": (5, 15), "overlay": (5, 19)}
+"""The Linux that translates owners, for an overlay those of its layers."""
 
 
 def why_no_ids(volumes: Volumes) -> str:
@@ -30,14 +29,12 @@ def why_no_ids(volumes: Volumes) -> str:
 
     Of trees that are not prepared yet, or for another user than root, only what the kernel's version tells.
     """
-    if not volumes.places_late:
-        return "Linux does not translate the owners of files on an overlay"
     if os.geteuid() == 0 and volumes.slots.is_dir():
-        return _try(volumes.slots)
+        return _try(volumes)
     release = platform.release()
     numbers = re.match(r"(\d+)\.(\d+)", release)
-    if numbers is not None and (int(numbers[1]), int(numbers[2])) < _NEEDED:
-        return f"Linux {release} does not translate the owners of files on btrfs"
+    if numbers is not None and (int(numbers[1]), int(numbers[2])) < _NEEDED[volumes.kind]:
+        return f"Linux {release} does not translate the owners of files on {volumes.kind}"
     return ""
 
 
@@ -52,16 +49,21 @@ def check_ids(volumes: Volumes) -> Finding:
         ok=False,
         detail=f"machines run as root of this node, in their namespaces: {reason}",
         why="what breaks out of gVisor's kernel is to be nobody outside",
-        remedy="use btrfs and Linux 5.15 or newer, and run as root of the initial user namespace",
+        remedy="use Linux 5.19 or newer, and btrfs, ext4 or xfs for the storage folder",
         required=False,
     )
 
 
-def _try(folder: Path) -> str:
+def _try(volumes: Volumes) -> str:
     # In a process of its own, since it can't leave the namespaces that it enters.
+    with TemporaryDirectory(prefix="trial-", dir=volumes.slots, ignore_cleanup_errors=True) as folder:
+        return _run(folder, *([] if volumes.places_late else [str(volumes.templates)]))
+
+
+def _run(*folders: str) -> str:
     try:
         tried = subprocess.run(
-            [sys.executable, "-I", "-S", "-E", idmap.__file__, str(folder)],
+            [sys.executable, "-I", "-S", "-E", idmap.__file__, *folders],
             env={},
             stdin=subprocess.DEVNULL,
             capture_output=True,

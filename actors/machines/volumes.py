@@ -68,8 +68,12 @@ class Volumes(Protocol):
         """A sandbox's tree, ready to read, wherever it is; None where there is none."""
         ...
 
-    def place(self, sandbox_id: str, live: Path) -> None:
-        """Put a sandbox's tree at `live`, in a slot's root, until `take_back`."""
+    def place(self, sandbox_id: str, live: Path, *, own_ids: bool = False) -> list[Path]:
+        """Put a sandbox's tree at `live`, in a slot's root, until `take_back`.
+
+        Returns the two folders, for `LOWER` and `DISK` of `actors.machines.idmap`, from which a machine with `own_ids`
+        mounts the tree there itself; empty where it is there.
+        """
         ...
 
     def placed(self, sandbox_id: str) -> Path | None:

@@ -45,7 +45,9 @@ async def new_sandbox(driver: GvisorDriver) -> AsyncIterator[NewSandbox]:
     machines: set[str] = set()
     lay_out = driver._slots._lay_out
 
-    def recorded(kind: Kind, machine_id: str, folder: Path, root: Path, place: Callable[[Path], None] | None) -> None:
+    def recorded(
+        kind: Kind, machine_id: str, folder: Path, root: Path, place: Callable[[Path], list[Path]] | None
+    ) -> None:
         machines.add(machine_id)
         lay_out(kind, machine_id, folder, root, place)
 

@@ -1,7 +1,6 @@
 """What the processes of a machine are on the host: nobody, who can do nothing, in namespaces of their own.
 
-SECURITY.md says the same in words. A node that can't give machines user ids of their own says so (`own_ids`), and there
-the rest holds.
+SECURITY.md says the same in words. Where a node can't give machines user ids of their own (`own_ids`), the rest holds.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from actors.machines import cgroups, idmap
 from actors.machines.gvisor import GvisorDriver
@@ -76,23 +76,18 @@ def host_ids(processes: list[Process]) -> set[int]:
     }
 
 
-@pytest.fixture(scope="module")
-def family(machine: GvisorMachine) -> list[Process]:
-    """The host's processes of a machine that runs programs."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def family(machine: GvisorMachine) -> list[Process]:
+    """The host's processes of a machine."""
+    await machine.freeze()  # none begins or ends meanwhile
     found = below(cradle(machine))
-    names = {one.command.removeprefix("runsc-") for one in found}
+    grouped = cgroups.processes(machine.machine_id)
+    await machine.thaw()
     # The others are the stubs in which the guest's own programs run.
-    assert names >= GVISOR
+    assert {one.command.removeprefix("runsc-") for one in found} >= GVISOR
     assert len(found) > len(GVISOR)
+    assert {one.pid for one in found} == grouped, "every process is in the machine's control group, and no other one is"
     return found
-
-
-async def test_every_process_of_a_machine_is_in_its_control_group(
-    machine: GvisorMachine, family: list[Process]
-) -> None:
-    assert {one.pid for one in family} <= cgroups.processes(machine.machine_id)
-    # And nothing else is.
-    assert cgroups.processes(machine.machine_id) <= {one.pid for one in below(cradle(machine))}
 
 
 async def test_no_process_of_a_machine_shares_a_namespace_with_the_host(family: list[Process]) -> None:
@@ -112,8 +107,7 @@ async def test_every_process_of_a_machine_is_nobody_on_the_host(
     driver: GvisorDriver, machine: GvisorMachine, family: list[Process]
 ) -> None:
     if not driver._node.own_ids:
-        assert not driver.volumes.places_late, "this kernel should translate the owners of files on btrfs"
-        pytest.skip("machines on overlays run as root of the host, in namespaces of their own")
+        pytest.skip(f"machines on {driver.volumes.kind} run as root of this host, in namespaces of their own")
     (first,) = host_ids(family)
     assert first >= idmap.FIRST
     assert (first - idmap.FIRST) % idmap.RANGE == 0
@@ -128,7 +122,7 @@ async def test_a_machine_shares_no_user_id_with_another(
     driver: GvisorDriver, machine: GvisorMachine, new_sandbox: NewSandbox
 ) -> None:
     if not driver._node.own_ids:
-        pytest.skip("machines on overlays run as root of the host, in namespaces of their own")
+        pytest.skip(f"machines on {driver.volumes.kind} run as root of this host, in namespaces of their own")
     other = await driver.start(new_sandbox())
     ours, theirs = below(cradle(machine)), below(cradle(other))
     assert not host_ids(ours) & host_ids(theirs)

@@ -104,10 +104,21 @@ def test_the_doctor_says_why_machines_run_as_root(
     assert "machines run as root of this node" in finding.detail
     assert "Invalid argument" in finding.detail
     assert finding.why
-    assert "btrfs" in finding.remedy
-    assert "overlay" in check_ids(OverlayVolumes(tmp_path)).detail
+    assert "5.19" in finding.remedy
     # Before there are any trees.
     volumes.slots = tmp_path / "none"
-    for release, ok in (("5.10.0-30-amd64", False), ("5.15.0", True), ("6.1.0", True)):
+    layered = OverlayVolumes(tmp_path)
+    for release, *ok in (("5.10.0-30-amd64", False, False), ("5.15.0", True, False), ("6.1.0", True, True)):
         monkeypatch.setattr("platform.release", lambda release=release: release)
-        assert check_ids(volumes).ok is ok
+        assert [check_ids(volumes).ok, check_ids(layered).ok] == ok
+    assert "6.1.0" not in check_ids(layered).detail
+
+
+def test_an_overlay_is_tried_with_layers(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    volumes = OverlayVolumes(tmp_path / "storage")
+    volumes.prepare()
+    assert why_no_ids(volumes) == ""
+    _, overlay = folders
+    # What lies below can't be translated.
+    assert "Invalid argument" in why_no_ids(OverlayVolumes(tmp_path / "storage", overlay))
+    assert list(volumes.slots.iterdir()) == []

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -281,10 +281,20 @@ def test_a_container_that_can_not_be_created_is_an_error(tmp_path: Path) -> None
         _uncreatable(tmp_path)
 
 
-def _uncreatable(storage: Path) -> None:
+def test_a_container_whose_folders_are_not_there_is_an_error(tmp_path: Path) -> None:
+    mapped = [str(tmp_path / "root"), str(tmp_path / "agent")]
+    with pytest.raises(OSError, match=r"no user ids for it: .*config\.json"):
+        _uncreatable(tmp_path / "1", mapped)
+    with pytest.raises(OSError, match=r"exit code 125: nothing is begun: .*No such file or directory: .*root"):
+        _uncreatable(tmp_path / "2", mapped, {"linux": {}})
+
+
+def _uncreatable(storage: Path, mapped: Sequence[str] = (), config: dict[str, object] | None = None) -> None:
     folder = storage / "waiting"
-    folder.mkdir()
-    orders = {"create": ["/bin/sh", "-c", "no-such-runsc"], "mapped": [], "group": "hg-none"}
+    folder.mkdir(parents=True)
+    if config is not None:
+        (storage / "config.json").write_text(json.dumps(config))
+    orders = {"create": ["/bin/sh", "-c", "no-such-runsc"], "mapped": mapped, "group": "hg-none"}
     (folder / "orders.json").write_text(json.dumps(orders | {"state": str(storage / "state"), "slot": str(storage)}))
     nursery = Nursery()
     try:
