@@ -41,6 +41,13 @@ class _Ended:
     received: int = 0
     seconds: float = 0.0
 
+    def add(self, other: _Ended) -> None:
+        """Count others too."""
+        self.connections += other.connections
+        self.sent += other.sent
+        self.received += other.received
+        self.seconds += other.seconds
+
 
 class EgressRecorder:
     """Of one sandbox; `record` appends to its stream, and returns when that is durable."""
@@ -76,11 +83,7 @@ class EgressRecorder:
 
     def closed(self, host: str, port: int, sent: int, received: int, seconds: float) -> None:
         """A connection ended, which `connected` was told of; bytes from the guest and to it."""
-        ended = self._ended.setdefault((host, port), _Ended())
-        ended.connections += 1
-        ended.sent += sent
-        ended.received += received
-        ended.seconds += seconds
+        self._ended.setdefault((host, port), _Ended()).add(_Ended(1, sent, received, seconds))
         self._tell_soon()
 
     def refused(self, host: str, port: int | None, protocol: Protocol, refused: Refused) -> None:
@@ -141,5 +144,18 @@ class EgressRecorder:
             log.info("egress not recorded, its sandbox is another's: %d events", len(told))
         except Exception:
             log.exception("egress not recorded, to be tried again")
-            self._ended = {**ended, **self._ended}
-            self._refused = {**refused, **self._refused}
+            self._keep(ended, refused)
+
+    def _keep(
+        self,
+        ended: dict[tuple[str, int], _Ended],
+        refused: dict[tuple[str, int | None, Protocol, Reason, str], tuple[str, int]],
+    ) -> None:
+        """Add what was not written to what came since."""
+        for place, since in self._ended.items():
+            if (known := ended.setdefault(place, since)) is not since:
+                known.add(since)
+        self._ended = ended
+        for key, (detail, count) in self._refused.items():
+            refused[key] = (detail, count + refused.get(key, (detail, 0))[1])
+        self._refused = refused
