@@ -46,13 +46,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         EgressConnected(host="a.example", port=443, address="93.184.216.34", rule="a.example"),
         EgressRefused(host="b.example", port=443, reason="not_allowed"),
     ]
+    gone: list[EventData] = [created, SandboxKilled(reason="requested")]
+    streams: list[tuple[str, list[EventData]]] = [(BOX, used), ("branch", [branched]), ("sbx-gone", gone)]
     with SqliteLog(tmp_path / "log.db", durability="normal") as log:
         epoch = log.next_epoch("host")
-        for name, data in (
-            (BOX, used),
-            ("branch", [branched]),
-            ("sbx-gone", [created, SandboxKilled(reason="requested")]),
-        ):
+        for name, data in streams:
             log.append(f"sandbox-{name}", new_events(name, data), expected=0, epoch=epoch)
     return tmp_path
 
@@ -93,8 +91,8 @@ def test_a_list_is_changed_in_the_log_itself(home: Path) -> None:
 
 def test_a_host_that_was_thought_dead_can_not_write_after_it(home: Path) -> None:
     output(home, "allow", BOX, "a.example")
+    killed = new_events("late", [SandboxKilled(reason="requested")])
     with SqliteLog(home / "log.db") as log, pytest.raises(StaleEpoch):
-        killed = new_events("late", [SandboxKilled(reason="requested")])
         log.append(f"sandbox-{BOX}", killed, expected=Expect.ANY, epoch=1)
 
 
