@@ -300,15 +300,17 @@ class Life:
             return
         machine = await self._alive("suspended")
         frozen = self.state.phase is fold.Phase.FROZEN
-        taken = await self.snapshotting.take(machine, "suspend", hold=True, frozen=frozen)
-        await to_its_end(self._lay_down(machine, taken, reason, frozen))
+        taken, version = await self.snapshotting.take(machine, "suspend", hold=True, frozen=frozen)
+        await to_its_end(self._lay_down(machine, taken, version, reason, frozen))
 
-    async def _lay_down(self, machine: Machine, taken: Taken, reason: SuspendReason, frozen: bool) -> None:
+    async def _lay_down(
+        self, machine: Machine, taken: Taken, version: int, reason: SuspendReason, frozen: bool
+    ) -> None:
         """Record a suspend and end the machine: both, or neither."""
         used = fold.Used(taken.usage.cpu_seconds, taken.usage.memory_high_bytes)
         try:
             await self.record(
-                self.snapshotting.told(taken, "suspend"),
+                self.snapshotting.told(taken, "suspend", version),
                 fold.Suspend(reason=reason, snapshot_id=taken.snapshot_id, seconds=taken.seconds, used=used),
             )
         except BaseException:
@@ -329,10 +331,10 @@ class Life:
             return self.state.snapshot_id
         machine = await self._alive("snapshotted")
         frozen = self.state.phase is fold.Phase.FROZEN
-        taken = await self.snapshotting.take(machine, reason, hold=False, frozen=frozen)
+        taken, version = await self.snapshotting.take(machine, reason, hold=False, frozen=frozen)
         if frozen:
             await machine.freeze()
-        await self.record(self.snapshotting.told(taken, reason))
+        await self.record(self.snapshotting.told(taken, reason, version))
         return taken.snapshot_id
 
     async def snapshot_soon(self, reason: Literal["turn", "call", "every"], of_version: int = 0) -> bool:

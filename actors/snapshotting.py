@@ -66,11 +66,16 @@ class Snapshotting:
         self._lost = False
         """Whether the machine was another host's, or nobody's, when the last one was to be taken."""
 
-    async def take(self, machine: Machine, reason: Reason, *, hold: bool, frozen: bool) -> Taken:
-        """Take one, and return when it is durable. Raises `SandboxFailed`; the machine is as it was then."""
+    async def take(self, machine: Machine, reason: Reason, *, hold: bool, frozen: bool) -> tuple[Taken, int]:
+        """Take one, and return when it is durable, with the version that it is of.
+
+        Raises `SandboxFailed`; the machine is as it was then.
+        """
         await self.settled()
+        # Not when it is recorded: what the guest reaches in the meantime comes into the log before that.
+        version = self._life.entity.version
         try:
-            return await machine.snapshot(_new_id(reason), hold=hold)
+            return await machine.snapshot(_new_id(reason), hold=hold), version
         except MachineError as error:
             if frozen and machine is self._life.machine:
                 await machine.freeze()
@@ -133,7 +138,7 @@ class Snapshotting:
         except (MachineError, OSError) as error:
             log.warning("snapshots not removed sandbox_id=%s %s", self._life.sandbox_id, error)
 
-    def told(self, taken: Taken, reason: Reason, of_version: int = 0) -> fold.Snapshot:
+    def told(self, taken: Taken, reason: Reason, of_version: int) -> fold.Snapshot:
         """The command that records one."""
         return fold.Snapshot(
             snapshot_id=taken.snapshot_id,

@@ -44,6 +44,9 @@ NEVER_REACHABLE = tuple(
         ("fe80::/10", "link-local addresses"),
         ("ff00::/8", "multicast addresses"),
         ("fd00:ec2::/32", "metadata services' addresses"),
+        ("fd00:c1::/32", "metadata services' addresses"),
+        ("fd00:42::42/128", "a metadata service's address"),
+        ("fd20:ce::254/128", "a metadata service's address"),
         # Each holds every IPv4 address, loopback among them, in another spelling.
         ("::ffff:0:0/96", "IPv4 addresses in IPv6 (write the IPv4 network)"),
         ("::ffff:0:0:0/96", "IPv4 addresses in IPv6 (write the IPv4 network)"),

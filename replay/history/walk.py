@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from events.types import (
+    EgressClosed,
     EgressConnected,
     SandboxCrashed,
     SandboxFileCopied,
@@ -14,11 +15,14 @@ from events.types import (
     SandboxKilled,
     SandboxProcessEnded,
     SandboxProcessStarted,
+    SandboxSnapshotted,
     SandboxStopped,
+    SandboxSuspended,
     ToolCallCompleted,
     ToolCallInterrupted,
     ToolCallStarted,
 )
+from replay.history.connections import Connections
 from replay.history.lineage import Place
 from replay.history.planned import Fate, Gap, PlannedCall, Version
 
@@ -64,9 +68,17 @@ class Walk:
     """Programs and forwards of people that are open, until the start is passed."""
     _restarted: str = ""
     """How the memory that the snapshot has was lost since."""
+    _of: dict[str, Place] = field(default_factory=dict)
+    """What each snapshot is the state of."""
+
+    def __post_init__(self) -> None:
+        self._connections = Connections(self.start)
 
     def take(self, at: Place, event: Event) -> None:
         """Take in the next event."""
+        self._connections.passed(at, event)
+        self._take_machine(at, event)
+        self._take_visit(at, event)
         data = event.data
         match data:
             case ToolCallStarted():
@@ -75,8 +87,21 @@ class Walk:
                 self._begin(call)
             case ToolCallCompleted() | ToolCallInterrupted():
                 self._end(at, data)
-            case EgressConnected() if at > self.start:
+            case EgressConnected():
                 self._connected(at, event, data)
+            case EgressClosed():
+                self._closed(at, event, data)
+            case SandboxCrashed() if at > self.start:
+                self._restart(at, event, f"its machine crashed ({data.reason.replace('_', ' ')})")
+            case SandboxStopped() if at > self.start:
+                self._restart(at, event, "its machine was stopped, and its memory given up")
+            case SandboxKilled() if at > self.start:
+                self.notes.append(f"at {self.line.name(at)} it was ended: what was there until then is rebuilt")
+
+    def _take_visit(self, at: Place, event: Event) -> None:
+        """What people do in it."""
+        data = event.data
+        match data:
             case SandboxProcessStarted():
                 self._visit(at, event, data.process_id, f"a person's program ran: {data.command}")
             case SandboxForwardOpened():
@@ -87,12 +112,18 @@ class Walk:
                 self._visits.pop(data.forward_id, None)
             case SandboxFileCopied(direction="in"):
                 self._copied(at, event, data)
-            case SandboxCrashed() if at > self.start:
-                self._restart(at, event, f"its machine crashed ({data.reason.replace('_', ' ')})")
-            case SandboxStopped() if at > self.start:
-                self._restart(at, event, "its machine was stopped, and its memory given up")
-            case SandboxKilled() if at > self.start:
-                self.notes.append(f"at {self.line.name(at)} it was ended: what was there until then is rebuilt")
+
+    def _take_machine(self, at: Place, event: Event) -> None:
+        """What becomes of its connections, which end with the machine and come back with none."""
+        data = event.data
+        match data:
+            case SandboxSnapshotted():
+                self._of[data.snapshot_id] = Place(at.segment, data.of_version or at.version - 1)
+            case SandboxSuspended():
+                of = self._of.get(data.snapshot_id, Place(at.segment, at.version - 1))
+                self._connections.cut(at, of == self.start)
+            case SandboxCrashed() | SandboxStopped() | SandboxKilled():
+                self._connections.cut(at, of_start=False)
 
     def finish(self) -> None:
         """After the last event."""
@@ -104,6 +135,9 @@ class Walk:
             # A snapshot is brought back without them. Its own machine went on with them, and a fork of it did not.
             for at, event, what in (one for one in self._visits.values() if one[0].segment == self.start.segment):
                 self._gap(at, event, f"{what}, and had not ended when the snapshot was taken")
+            for at, event, where in self._connections.at_start():
+                if at.segment == self.start.segment:
+                    self._gap(at, event, f"it was connected to {where} when the snapshot was taken")
         self.gaps.sort(key=lambda one: one[0])
 
     def _begin(self, call: _Call) -> None:
@@ -129,14 +163,32 @@ class Walk:
                 call.lost = call.lost or f"{how}: how far it had come is not known"
 
     def _connected(self, at: Place, event: Event, data: EgressConnected) -> None:
+        self._connections.connected(at, event, data)
+        if at <= self.start:
+            return
         asked = self._open.get(event.causation_id)
         running = [asked] if asked is not None else list(self._open.values())
+        self._used_network(at, event, running, f"{data.host}:{data.port}")
+
+    def _closed(self, at: Place, event: Event, data: EgressClosed) -> None:
+        since = self._connections.closed(at, data)
+        if since is None:
+            return
+        segment = at.segment
+        ran = [
+            call
+            for call in self.calls.values()
+            if call.at > self.start and call.at.segment == segment and not 0 < call.ended < since.version
+        ]
+        self._used_network(at, event, ran, f"{data.host}:{data.port}")
+
+    def _used_network(self, at: Place, event: Event, during: list[_Call], where: str) -> None:
         # What only looks has no connections: a process in the background does.
-        running = [call for call in running if call.tool not in HARMLESS]
-        if not running:
-            self._gap(at, event, f"a process of it was connected to {data.host}:{data.port}")
-        for call in running:
-            call.lost = call.lost or f"it was connected to {data.host}:{data.port}, and a rebuild has no network"
+        during = [call for call in during if call.tool not in HARMLESS]
+        if not during:
+            self._gap(at, event, f"a process of it was connected to {where}")
+        for call in during:
+            call.lost = call.lost or f"it was connected to {where}, and a rebuild has no network"
 
     def _visit(self, at: Place, event: Event, which: str, what: str) -> None:
         if at > self.start:

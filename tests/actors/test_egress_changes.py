@@ -46,14 +46,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         EgressConnected(host="a.example", port=443, address="93.184.216.34", rule="a.example"),
         EgressRefused(host="b.example", port=443, reason="not_allowed"),
     ]
+    gone: list[EventData] = [created, SandboxKilled(reason="requested")]
+    streams: list[tuple[str, list[EventData]]] = [(BOX, used), ("branch", [branched]), ("sbx-gone", gone)]
     with SqliteLog(tmp_path / "log.db", durability="normal") as log:
         epoch = log.next_epoch("host")
-        streams: dict[str, list[EventData]] = {
-            BOX: used,
-            "branch": [branched],
-            "sbx-gone": [created, SandboxKilled(reason="requested")],
-        }
-        for name, data in streams.items():
+        for name, data in streams:
             log.append(f"sandbox-{name}", new_events(name, data), expected=0, epoch=epoch)
     return tmp_path
 

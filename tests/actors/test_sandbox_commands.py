@@ -41,7 +41,6 @@ def test_a_sandbox_is_paused_forked_and_one_fork_is_kept(installed: Installed) -
         # From suspended as well.
         installed.json("pause", children[0])
         assert installed.json("egress", "show", children[0])["allow"] == ["a.example"]
-        assert installed.json("egress", "allow", children[0], "c.example")["phase"] == "suspended"
         (grandchild,) = installed.json("fork", children[0])["children"]
         assert installed.json("kill", grandchild["sandbox_id"])["phase"] == "killed"
 
@@ -91,8 +90,6 @@ def refusals_are_clear(installed: Installed, children: list[str]) -> None:
         (("pause", "nobody"), "names no session and no sandbox"),
         (("pause", "s"), "could be any of"),
         (("resume", children[1]), "was killed"),
-        (("egress", "allow", children[1], "d.example"), "was killed"),
-        (("egress", "deny", children[0], "d.example"), "d.example is not in the list"),
         (("egress", "allow", children[0], "*"), "would allow everything"),
         (("keep", children[1]), "nothing to keep"),
         (("fork", children[0], "-n", "1000"), "1000 forks are more than the 64"),

@@ -134,6 +134,7 @@ def test_an_entry_has_one_spelling(text: str, canonical: str) -> None:
         ("fe80::/64", "link-local"),
         ("ff02::1/128", "multicast"),
         ("fd00:ec2::254/128", "metadata"),
+        ("fd20:ce::/64", "metadata"),
         ("::ffff:10.0.0.0/104", "IPv4 addresses in IPv6"),
         ("64:ff9b::a00:0/104", "IPv4 addresses in IPv6"),
         ("2002::/16", "IPv4 addresses in IPv6"),

@@ -12,7 +12,14 @@ from actors.machines.protocol import MachineSpec
 from events.sandbox import Phase, SandboxState
 from events.snapshots import SnapshotStore
 from events.sqlite_log import SqliteLog
-from events.types import SandboxCrashed, SandboxRecovered
+from events.types import (
+    EgressClosed,
+    EgressConnected,
+    EgressPolicyChanged,
+    EgressRefused,
+    SandboxCrashed,
+    SandboxRecovered,
+)
 from events.usage import usage_of
 from events.work_tree import digest_of, lines_on_disk
 from replay.branching.branching import branch
@@ -30,6 +37,7 @@ from replay.rebuild.checks import Verdict
 from replay.rebuild.errors import CallHung, NotReproducible, SnapshotUnusable
 from replay.rebuild.preparing import hiding
 from replay.rebuild.rebuilding import rebuild
+from replay.rebuild.verifying import Status, verify
 from tests.conformance import drivers
 from tests.replay.history.boxes import call as told
 from tests.replay.rebuild.live import LIMITS, Live, everything
@@ -108,6 +116,39 @@ async def test_at_a_snapshot_it_is_a_copy_with_an_identity_of_its_own_and_the_pa
     assert last.is_error is False  # type: ignore[union-attr]
     assert everything(image) == before
     assert [event.hash for event in live.log.read(live.stream)][: len(history)] == history
+
+
+async def test_what_it_asked_of_the_network_is_no_state_of_a_machine_and_no_branch_may_ask_it(
+    new_live: NewLive,
+) -> None:
+    live = await new_live()
+    refused = EgressRefused(host="evil.example", protocol="dns", reason="not_allowed")
+    closed = EgressClosed(host="a.example", port=443, connections=1, bytes_sent=1, bytes_received=1, seconds=0.0)
+    live.put(EgressPolicyChanged(allow=["a.example"], settings=["a.example"], by="settings"))
+    await live.bash(
+        "echo one > a",
+        [EgressConnected(host="a.example", port=443, address="93.184.216.34", rule="a.example"), refused],
+    )
+    snapshot_id = await live.snapshot()
+    # Told after the snapshot, of what was before; and from here on nothing was let through.
+    live.put(closed, EgressPolicyChanged(allow=["a.example", "b.example"], settings=["a.example"], by="ann"))
+    await live.bash("cat a; echo two >> a", [refused])
+    live.put(refused)
+    await live.look()
+    again = await rebuild(live.log, live.plan(), live.ground)
+    assert (again.verdict, again.plan.start.snapshot_id) == (Verdict.EQUAL, snapshot_id)
+    assert again.tree.digest == live.digests[live.version]
+    # The call of the first leg can't be repeated, and is nothing to the second.
+    outcome = await verify(live.log, live.stream, live.version, live.ground)
+    assert (outcome.status, outcome.calls, outcome.lost) == (Status.VERIFIED, 1, 1), outcome
+    made = await branch(live.log, live.plan(), live.ground)
+    assert await digest(live, made) == live.digests[live.version]
+    # And at the snapshot, whatever was told since: a copy.
+    copied = await branch(live.log, live.plan(live.version - 4), live.ground)
+    assert copied.rebuilt is None
+    for one in (made, copied):
+        assert (state_of(live, one).egress, state_of(live, one).egress_settings) == ((), None)
+        assert not [event for event in live.log.read(f"sandbox-{one.sandbox_id}") if event.type.startswith("egress.")]
 
 
 async def test_calls_run_again_and_are_compared_and_all_that_looks_back_works_on_it(

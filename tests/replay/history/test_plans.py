@@ -75,6 +75,12 @@ def connected(host: str = "example.com") -> types.EgressConnected:
     return types.EgressConnected(host=host, port=443, address="198.18.0.1", rule="*")
 
 
+def hung_up(connections: int = 1, seconds: float = 0.01, host: str = "example.com") -> types.EgressClosed:
+    return types.EgressClosed(
+        host=host, port=443, connections=connections, bytes_sent=1, bytes_received=2, seconds=seconds
+    )
+
+
 def existing(*ids: str) -> Callable[[str], tuple[Any, ...]]:
     return lambda name: ("store",) if name in ids else ()
 
@@ -250,6 +256,58 @@ def test_what_is_no_call_is_a_gap(log: SqliteLog) -> None:
     assert (made.after.snapshot_id, made.after.at) == ("snap-2", Version(BOX, version + 1))
 
 
+TROUBLES = [
+    ([connected(), hung_up(), end("c1"), taken("s"), *call("c2")], True),
+    # Told late, of what had ended before.
+    ([connected(), end("c1"), taken("s"), hung_up(), *call("c2")], True),
+    ([connected(), end("c1"), taken("s", of_version=5), begin("c2"), hung_up(), end("c2")], True),
+    # Refusals and a person's changes are nothing to a machine, in a call, between calls and after the last.
+    ([end("c1"), taken("s"), types.EgressPolicyChanged(allow=[], settings=[], by="ann"), *call("c2")], True),
+    ([end("c1"), taken("s"), begin("c2"), types.EgressRefused(host="x", reason="malformed"), end("c2")], True),
+    # It stood when the snapshot was taken, or may have.
+    ([connected(), end("c1"), taken("s"), *call("c2")], False),
+    ([connected(), end("c1"), taken("s"), *call("c2"), hung_up(seconds=9)], False),
+    ([connected(), connected(), hung_up(), end("c1"), taken("s"), *call("c2")], False),
+    # Others to the same place, which their ends alone tell, as long as they may have been after the snapshot.
+    ([connected(), hung_up(connections=4), end("c1"), taken("s"), *call("c2")], True),
+    ([connected(), hung_up(), end("c1"), taken("s"), *call("c2"), hung_up()], False),
+    ([connected(), end("c1"), taken("s"), hung_up(connections=4), *call("c2")], False),
+    # All ended with the machine, and it came back without.
+    ([connected(), end("c1"), taken("s"), suspended("s"), hung_up(seconds=9), resumed("s"), *call("c2")], True),
+    ([connected(), end("c1"), taken("t"), taken("s"), suspended("s"), hung_up(connections=3), resumed("s")], True),
+    ([connected(), end("c1"), crashed(), hung_up(), recovered(), taken("s"), *call("c2")], True),
+]
+
+
+@pytest.mark.parametrize(("then", "reproducible"), TROUBLES)
+def test_what_connections_mean_for_a_version(log: SqliteLog, then: list[EventData], reproducible: bool) -> None:
+    version = put(log, A, [created(), started(), begin("c1"), *then])
+    made = plan(log, BOX, version, existing("s"))
+    assert (made.start.kind, made.reproducible) == ("snapshot", reproducible)
+    assert bool(made.gaps or made.of(Fate.LOST)) is not reproducible
+
+
+def test_a_call_whose_connections_only_their_ends_tell_is_lost(log: SqliteLog) -> None:
+    first = [created(), started(), begin("c1"), connected(), hung_up(), end("c1"), taken("s"), *call("c2")]
+    put(log, A, [*first, *call("c3", "read"), hung_up(connections=2), *call("c4")])
+    made = plan(log, BOX, 14, existing("s"))
+    assert fates(made) == {"c1": "in_snapshot", "c2": "lost", "c3": "skipped", "c4": "again"}
+    assert made.of(Fate.LOST)[0].because == "it was connected to example.com:443, and a rebuild has no network"
+    # Nobody knew it then.
+    assert plan(log, BOX, 9, existing("s")).reproducible
+
+
+def test_connections_of_a_parent_are_none_of_its_forks(log: SqliteLog) -> None:
+    at = put(log, A, [created(), started(), begin("c1"), connected(), end("c1"), taken("fork-1")])
+    inherits = types.EgressPolicyChanged(allow=["example.com"], settings=[], by="fork")
+    began: list[EventData] = [created(A, at), inherits, suspended("fork-1", "fork"), resumed("fork-1")]
+    put(log, B, [*began, *call("b1"), hung_up(), *call("b2")])
+    made = plan(log, FORK, 9, existing("fork-1"))
+    assert made.start.at == Version(FORK, 2)
+    assert made.reproducible
+    assert fates(made)["b2"] == "again"
+
+
 def test_a_version_within_a_call_names_the_last_one_before_it(log: SqliteLog) -> None:
     put(log, A, [created(), started(), *call("c1"), begin("c2"), begin("c3"), end("c2"), end("c3")])
     for version in (5, 6, 7):
@@ -326,7 +384,22 @@ def test_later_events_of_a_newer_hourglass_only_fail_to_help(log: SqliteLog) -> 
 
 # What must hold of every plan
 
-STEPS = ("bash", "read", "write", "cut", "crash", "snap", "late", "rest", "exec", "visit", "egress", "try")
+STEPS = (
+    "bash", "read", "write", "cut", "crash", "snap", "late", "rest", "exec", "visit", "try", "egress", "dial", "told",
+    "hang up", "refused", "policy",
+)  # fmt: skip
+
+
+OUTSIDE_A_CALL: dict[str, EventData] = {
+    "told": hung_up(),
+    "hang up": hung_up(seconds=9.0),
+    "policy": types.EgressPolicyChanged(allow=[], settings=[], by="ann"),
+}
+IN_A_CALL: dict[str, list[EventData]] = {
+    "egress": [connected(), hung_up()],
+    "dial": [connected()],
+    "refused": [types.EgressRefused(host="evil.example", port=443, reason="not_allowed")],
+}
 
 
 def history(steps: Iterable[str]) -> list[EventData]:
@@ -354,8 +427,10 @@ def history(steps: Iterable[str]) -> list[EventData]:
                 events += [exec_(id_), exec_ended(id_)]
             case "visit":
                 events.append(exec_(id_))
+            case "told" | "hang up" | "policy":
+                events.append(OUTSIDE_A_CALL[step])
             case _:
-                events += [begin(id_), connected(), end(id_)]
+                events += [begin(id_), *IN_A_CALL[step], end(id_)]
     return events
 
 
@@ -370,7 +445,7 @@ def _can_be_rebuilt(events: list[EventData], start: int, version: int) -> bool:
             visits.add(one.process_id)
         elif isinstance(one, types.SandboxProcessEnded):
             visits.discard(one.process_id)
-    if visits and version > start:
+    if version > start and (visits or _network_was_used(events[:version], start)):
         return False
     running: set[str] = set()
     for one in events[start:version]:
@@ -379,6 +454,29 @@ def _can_be_rebuilt(events: list[EventData], start: int, version: int) -> bool:
         elif isinstance(one, types.ToolCallCompleted):
             running.discard(one.tool_use_id)
     return not running
+
+
+def _network_was_used(events: list[EventData], start: int) -> bool:
+    """By a connection that stood at the start, or began unseen after it."""
+    known = at_start = False
+    standing = 0
+    for version, one in enumerate(events, start=1):
+        if isinstance(one, types.EgressConnected):
+            known, standing = True, standing + 1
+            at_start |= version <= start
+        elif isinstance(one, types.EgressClosed) and known:
+            unseen, alone, standing = standing == 0, standing == 1, max(0, standing - 1)
+            if unseen and version > start:
+                return True
+            if version <= start:
+                at_start &= standing > 0
+            elif alone and one.seconds < 1:
+                at_start = False
+        elif isinstance(one, types.SandboxSuspended | types.SandboxCrashed):
+            known, standing = False, 0
+            # It lies in the snapshot of the start.
+            at_start &= version > start and version != start + 2
+    return at_start
 
 
 @given(steps=st.lists(st.sampled_from(STEPS), max_size=12), data=st.data())

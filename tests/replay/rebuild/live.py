@@ -19,6 +19,7 @@ from replay.rebuild.ground import Ground
 from tests.replay.history.boxes import begin, put, started, taken
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from actors.machines.gvisor import GvisorDriver
@@ -73,17 +74,19 @@ class Live:
         self.version = put(self.log, self.sandbox_id, events)
         return self.version
 
-    async def call(self, tool: str, input_: dict[str, Any], **changed: Any) -> int:
-        """Run a call as a host does; the version of its end. What is recorded may be changed."""
+    async def call(
+        self, tool: str, input_: dict[str, Any], meanwhile: Sequence[types.EventData] = (), **changed: Any
+    ) -> int:
+        """Run a call as a host does; the version of its end. What is recorded may be changed, or happen meanwhile."""
         id_ = f"sevt_{secrets.token_hex(6)}"
-        self.put(begin(id_, tool, input_))
+        self.put(begin(id_, tool, input_), *meanwhile)
         began = time.monotonic()
         result = await self.machine.guest.run_tool(id_, tool, input_, timeout=LIMITS.tool_seconds)
         told: dict[str, Any] = {"content": list(result.content), "is_error": result.is_error} | changed
         return self.put(types.ToolCallCompleted(tool_use_id=id_, seconds=time.monotonic() - began, **told))
 
-    async def bash(self, command: str, **changed: Any) -> int:
-        return await self.call("bash", {"command": command}, **changed)
+    async def bash(self, command: str, meanwhile: Sequence[types.EventData] = (), **changed: Any) -> int:
+        return await self.call("bash", {"command": command}, meanwhile, **changed)
 
     async def snapshot(self) -> str:
         """On the node."""
