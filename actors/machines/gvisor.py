@@ -350,7 +350,9 @@ class GvisorDriver:
             if self.volumes.places_late:
                 slot = await self._slots.take(kind)
             else:
-                slot = await self._slots.make(kind, lambda live: self._place(spec, plan, live))
+                slot = await self._slots.make(
+                    kind, lambda live, own_ids: self._place(spec, plan, live, own_ids=own_ids)
+                )
             moving = asyncio.create_task(asyncio.to_thread(self._node.move_in, spec, plan, slot))
             started = await asyncio.shield(moving)
         except BaseException:
@@ -364,9 +366,9 @@ class GvisorDriver:
         await asyncio.get_running_loop().sock_sendall(slot.line, json.dumps({"image": image}).encode() + b"\n")
         return started, slot.line
 
-    def _place(self, spec: MachineSpec, plan: Plan, live: Path) -> list[Path]:
+    def _place(self, spec: MachineSpec, plan: Plan, live: Path, *, own_ids: bool) -> list[Path]:
         self._node.make_tree(spec, plan)
-        return self.volumes.place(spec.sandbox_id, live, own_ids=self._node.own_ids)
+        return self.volumes.place(spec.sandbox_id, live, own_ids=own_ids)
 
     def _give_up(self, spec: MachineSpec, plan: Plan, slot: Slot | None) -> None:
         self._node.undo(spec, new_tree=plan.new_tree)

@@ -102,8 +102,12 @@ class Node:
 
     @property
     def own_ids(self) -> bool:
-        """Whether machines have user ids of the host that are nobody's; known once `prepare` is through."""
-        return self._without_ids == ""
+        """Whether machines have user ids of the host that are nobody's; found out once, of trees that are mounted."""
+        if self._without_ids is None:
+            self._without_ids = why_no_ids(self.volumes)
+            if self._without_ids:
+                _log.warning("machines run as root of this node, in their namespaces: %s", self._without_ids)
+        return not self._without_ids
 
     def driver_version(self) -> str:
         """What a snapshot's memory is bound to. Raises `MachineUnavailable`."""
@@ -117,10 +121,6 @@ class Node:
         """Find the program, mount the trees. Quick where it was done. Raises `MachineUnavailable`, `OSError`."""
         self.runsc()
         self.volumes.prepare()
-        if self._without_ids is None:
-            self._without_ids = why_no_ids(self.volumes)
-            if self._without_ids:
-                _log.warning("machines run as root of this node, in their namespaces: %s", self._without_ids)
 
     def folder(self, sandbox_id: str) -> MachineFolder:
         """Of a sandbox's machine."""

@@ -93,8 +93,9 @@ class Slots:
                 self._unasked.set()
             self.fill(kind)
 
-    async def make(self, kind: Kind, place: Callable[[Path], list[Path]] | None = None) -> Slot:
-        """A new container; `place` puts the tree into its root before, where it can't be put there later.
+    async def make(self, kind: Kind, place: Callable[[Path, bool], list[Path]] | None = None) -> Slot:
+        """A new container; `place` puts the tree into its root before, where it can't be put there later: see
+        `Volumes.place`, whose `own_ids` it is told.
 
         Raises `OSError`, with nothing left but what `place` did.
         """
@@ -148,7 +149,7 @@ class Slots:
             _log.warning("no container could be made ahead: %s", error)
 
     def _lay_out(
-        self, kind: Kind, machine_id: str, folder: Path, root: Path, place: Callable[[Path], list[Path]] | None
+        self, kind: Kind, machine_id: str, folder: Path, root: Path, place: Callable[[Path, bool], list[Path]] | None
     ) -> None:
         folder.mkdir(mode=0o700, parents=True)
         self._node.state.mkdir(mode=0o700, exist_ok=True)
@@ -159,7 +160,7 @@ class Slots:
         config = oci_config(limits, machine_id=machine_id, root=root, agent_root=kind.agent_root, own_ids=own_ids)
         # Beside the root, which stays where it is: `runsc` reads it again when the machine comes to life.
         (root.parent / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        layers = place(root / LIVE) if place is not None else []
+        layers = place(root / LIVE, own_ids) if place is not None else []
         mapped = [root, kind.agent_root / AGENT_FOLDER, *layers] if own_ids else []
         runsc, state = self._node.runsc(), self._node.state
         orders = {

@@ -46,7 +46,7 @@ async def new_sandbox(driver: GvisorDriver) -> AsyncIterator[NewSandbox]:
     lay_out = driver._slots._lay_out
 
     def recorded(
-        kind: Kind, machine_id: str, folder: Path, root: Path, place: Callable[[Path], list[Path]] | None
+        kind: Kind, machine_id: str, folder: Path, root: Path, place: Callable[[Path, bool], list[Path]] | None
     ) -> None:
         machines.add(machine_id)
         lay_out(kind, machine_id, folder, root, place)
