@@ -438,6 +438,11 @@ class Life:
         if self.egress is not None:
             self.egress.policy_changed()
 
+    async def tell_egress(self) -> None:
+        """Record what became of connections so far, so that it does not seem later than what comes now."""
+        if self.egress is not None:
+            await self.egress.tell()
+
     async def close_egress(self) -> None:
         """End connections that outlived their machine, and record what was not recorded yet of the others."""
         if self.egress is not None:

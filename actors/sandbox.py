@@ -357,6 +357,7 @@ class Sandbox:
             return await self._machine_failed(call, machine, error)
 
     async def _ended(self, call: ToolCall, result: ToolResult, seconds: float) -> CallOutcome:
+        await self._life.tell_egress()
         reason = self._interrupts.pop(call.tool_use_id, None)
         if reason is not None:
             return await self._interrupted(call, reason, list(result.content))

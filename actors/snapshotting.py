@@ -72,6 +72,7 @@ class Snapshotting:
         Raises `SandboxFailed`; the machine is as it was then.
         """
         await self.settled()
+        await self._life.tell_egress()
         # Not when it is recorded: what the guest reaches in the meantime comes into the log before that.
         version = self._life.entity.version
         try:
@@ -89,6 +90,7 @@ class Snapshotting:
         One that can't be taken is a warning, and the machine runs on; False then.
         """
         await self.settled()
+        await self._life.tell_egress()
         self._lost = False
         awake = asyncio.Event()
         taking = self._take(machine, reason, awake, of_version)

@@ -52,9 +52,11 @@ class _Ended:
 class EgressRecorder:
     """Of one sandbox; `record` appends to its stream, and returns when that is durable."""
 
-    def __init__(self, record: Callable[..., Awaitable[None]]) -> None:
+    def __init__(self, record: Callable[..., Awaitable[None]], during: Callable[[], str] = str) -> None:
+        """`during` tells the tool call that runs, "" for none: each call's connections have an event of its own."""
         self._record = record
-        self._known: dict[tuple[str, int, str], tuple[float, asyncio.Future[None]]] = {}
+        self._during = during
+        self._known: dict[tuple[str, int, str, str], tuple[float, asyncio.Future[None]]] = {}
         self._ended: dict[tuple[str, int], _Ended] = {}
         self._refused: dict[tuple[str, int | None, Protocol, Reason, str], tuple[str, int]] = {}
         self._told = 0.0
@@ -65,7 +67,7 @@ class EgressRecorder:
 
         Raises `Replaced` and what the log raises: it must not carry anything then.
         """
-        key = (host, port, rule)
+        key = (host, port, rule, self._during())
         now = time.monotonic()
         began, known = self._known.get(key, (0.0, None))
         if known is None or now - began >= WINDOW_S:
@@ -96,8 +98,12 @@ class EgressRecorder:
         self._refused[key] = (detail, count + 1)
         self._tell_soon()
 
+    async def tell(self) -> None:
+        """Tell now what was not told yet: before a call's end, or a snapshot, so that it does not seem later."""
+        await self._tell()
+
     async def close(self) -> None:
-        """Tell what was not told yet."""
+        """Tell what was not told yet, for the last time."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -74,12 +74,16 @@ def serve_egress(entity: SandboxEntity, gateway: Gateway) -> EgressServing:
     def parsed(allow: tuple[str, ...]) -> Policy:
         return Policy.parse(allow)
 
+    def during() -> str:
+        return next((call.tool_use_id for call in entity.state.open_calls), "")
+
     async def record(*commands: Command) -> None:
         # What was asked for during a call led to it, or may have.
-        during = next((call.tool_use_id for call in entity.state.open_calls), "")
-        await entity.execute(f"egress-{secrets.token_hex(8)}", *commands, causation_id=during)
+        await entity.execute(f"egress-{secrets.token_hex(8)}", *commands, causation_id=during())
 
-    return EgressServing(entity.state.sandbox_id, lambda: parsed(entity.state.egress), gateway, EgressRecorder(record))
+    return EgressServing(
+        entity.state.sandbox_id, lambda: parsed(entity.state.egress), gateway, EgressRecorder(record, during)
+    )
 
 
 class EgressServing:
@@ -122,6 +126,10 @@ class EgressServing:
                 self._gateway.decide(host, port, policy)
             except Refused:
                 task.cancel()
+
+    async def tell(self) -> None:
+        """Record what was not recorded yet."""
+        await self._recorder.tell()
 
     async def close(self) -> None:
         """End all of it, and record what was not recorded yet."""

@@ -55,6 +55,24 @@ async def test_a_connection_is_durable_before_it_carries_anything(log: Log) -> N
     ]
 
 
+async def test_each_tool_call_has_an_event_of_its_own(log: Log) -> None:
+    calls = ["toolu_1", "toolu_1", "toolu_2", ""]
+    recorder = EgressRecorder(log, lambda: calls.pop())
+    for _ in range(4):
+        await recorder.connected("a.example", 443, "9.9.9.9", "a.example")
+    assert len(log.commands) == 3
+
+
+async def test_what_is_pending_is_told_when_it_is_wanted(log: Log) -> None:
+    recorder = EgressRecorder(log)
+    recorder.closed("a.example", 443, 1, 2, 0.5)
+    await recorder.tell()
+    assert len(log.commands) == 1
+    await recorder.tell()
+    await recorder.close()
+    assert len(log.appends) == 1
+
+
 async def test_after_the_window_a_connection_is_an_event_again(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WINDOW_S", 0.02)
     recorder = EgressRecorder(log)
