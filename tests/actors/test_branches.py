@@ -113,6 +113,8 @@ async def test_what_is_no_free_branch_is_refused_and_both_sides_are_told(service
         await operations.kill(killed)
         user = await continued(service, taken)
         await service.recorded(f"session-{user}", "session.released")
+        # The last that its turn leads to, in its own time.
+        await service.recorded(f"sandbox-{taken}", "sandbox.snapshotted")
         before = {one: service.kinds(f"sandbox-{one}") for one in (taken, killed, half)}
         wanted = {
             "sbx-0000000000000000": "there is no sandbox sbx-0000000000000000 in this log",

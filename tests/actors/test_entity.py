@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -110,7 +111,7 @@ async def test_several_go_on_where_one_was_written_to_meanwhile(log: SqliteLog) 
 async def test_what_follows_a_cancelled_command_is_not_taken_for_its_repeat(log: SqliteLog) -> None:
     one = sandbox_entity("sbx-1", "s1", LocalJournal(log), epoch=1, metadata={})
     await one.execute("create", sandbox.Create(session_id="s1", driver="gvisor", template="base", limits=Limits()))
-    life = Life(one, cast("Any", None))  # what it records needs no context
+    life = Life(one, cast("Any", SimpleNamespace(gateway=None)))  # what it records needs no more of a context
     start = sandbox.Start(machine_id="m", node="n", seconds=0.1, agent_version="1")
     task = asyncio.create_task(life.record(start))
     await asyncio.sleep(0)

@@ -84,7 +84,8 @@ async def test_git_clones_and_pip_installs_by_name(confined: Confined, site: str
     await confined.allow(f"site.example.com:{PORT}")
     await confined.machine.guest.write_file("/tmp/ca.pem", confined.world.ca_file.read_bytes())
     said = await confined.bash(
-        f"""set -e
+        f"""(
+        set -e
         git -c http.sslCAInfo=/tmp/ca.pem clone -q {site}/repository.git /tmp/clone
         git -C /tmp/clone log --format=%s
         export PIP_CERT=/tmp/ca.pem PIP_INDEX_URL={site}/simple/ PIP_ROOT_USER_ACTION=ignore
@@ -94,7 +95,8 @@ async def test_git_clones_and_pip_installs_by_name(confined: Confined, site: str
         apt-get -qq -o Acquire::https::CAInfo=/tmp/ca.pem -o Dir::Etc::sourcelist=/tmp/list \\
             -o Dir::Etc::sourceparts=/dev/null -o APT::Get::List-Cleanup=0 update 2>&1 | grep -v '^W:' || true
         echo apt ${{PIPESTATUS[0]}}
-        env | grep -i proxy || echo no proxy"""
+        env | grep -i proxy || echo no proxy
+        )"""
     )
     assert said.splitlines() == ["the first commit", "the smallest package", "apt 0", "no proxy"]
     (rule,) = {data.rule for data in confined.events("egress.connected")}

@@ -286,7 +286,7 @@ def test_a_new_agent_comes_to_a_derived_template(
         ("false\necho not here > /made", r"failed with exit code 1; it said nothing"),
         ("echo 'unfinished", r"failed with exit code \d.*unexpected EOF"),
         ("no-such-program", r"exit code 127.*command not found"),
-        ("read -t 1 < /dev/tcp/192.0.2.1/80", r"exit code 1.*(unreachable|No route)"),
+        ("read -t 1 < /dev/tcp/192.0.2.1/80", r"exit code 1.*(reset|unreachable|No route)"),
     ],
     ids=["exit", "first failure", "quote", "missing", "network"],
 )
