@@ -6,8 +6,9 @@ An IPv4 address inside an IPv6 one counts as what it is.
 
 from __future__ import annotations
 
+import errno
 import socket
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Literal
 
 Address = IPv4Address | IPv6Address
@@ -16,6 +17,7 @@ Standing = Literal["public", "listed", "never"]
 """`listed`: reachable where an administrator listed a network that has it. `never`: not even then."""
 
 _DISCARD_PORT = 9
+_NO_WAY = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EACCES))
 
 
 def _networks(**named: str) -> tuple[tuple[Network, str], ...]:
@@ -98,6 +100,8 @@ def is_own(address: Address) -> bool:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((str(address), _DISCARD_PORT))
             source: str = probe.getsockname()[0]
-    except OSError:
-        return False  # no way there, so it is not this host, and connecting will say what stands against it
-    return source == str(address)
+    except OSError as error:
+        # No way there, so it is not this host, and connecting will say what stands against it. Of any other failure
+        # nothing follows.
+        return error.errno not in _NO_WAY
+    return ip_address(source.partition("%")[0]) == address

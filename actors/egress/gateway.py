@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import ssl
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from actors.egress.addresses import standing
 from actors.egress.credentials import INTERNAL, INTERNAL_PORT, REAL_PORT, CredentialDesk, read
 from actors.egress.dialing import dial, literal
 from actors.egress.gate import Gate
@@ -81,6 +83,15 @@ class Gateway:
         if entry is None:
             raise Refused("not_allowed", "no entry lists it" if isinstance(where, str) else "no network lists it")
         return Wish(where, port, entry)
+
+    def check(self, host: str, port: int, address: str, policy: Policy) -> None:
+        """Raise `Refused` where a policy does not allow what was asked for, or to reach the address that it led to."""
+        wish = self.decide(host, port, policy)
+        if not address:
+            return
+        verdict, word = standing(ip_address(address))
+        if verdict == "listed" and not policy.lists_address(address, REAL_PORT if wish.credential else port):
+            raise Refused("private_address", f"{address} is {word}, and no listed network has it")
 
     async def connect(
         self,

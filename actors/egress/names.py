@@ -72,4 +72,6 @@ def _look_up(name: str) -> list[Address]:
     # With the final dot it is this name, and never one of the host's own domains that begins like it.
     found = socket.getaddrinfo(f"{name}.", None, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     texts = dict.fromkeys(str(where[0]) for *_, where in found)
-    return [ip_address(text.partition("%")[0]) for text in texts][:ADDRESSES_MAX]
+    addresses = (ip_address(text.partition("%")[0]) for text in texts)
+    # One in IPv6's clothes is the IPv4 address that the kernel would connect to.
+    return [getattr(one, "ipv4_mapped", None) or one for one in addresses][:ADDRESSES_MAX]

@@ -94,7 +94,8 @@ class EgressServing:
         self._policy = policy
         self._gateway = gateway
         self._recorder = record
-        self._live: dict[asyncio.Task[None], tuple[str, int]] = {}
+        self._live: dict[asyncio.Task[None], tuple[str, int, str]] = {}
+        """Host, port, and the address that was reached; "" until it was."""
 
     def requested(self, channel: Asked, request: bytes) -> None:
         """See `Egress.requested`."""
@@ -115,15 +116,15 @@ class EgressServing:
                 self._refuse(channel, _printable(asked.host), asked.port, "tcp", refused)
             case _Connect():
                 task = asyncio.create_task(self._connect(channel, asked.host, asked.port), name="egress")
-                self._live[task] = (asked.host, asked.port)
+                self._live[task] = (asked.host, asked.port, "")
                 task.add_done_callback(self._ended)
 
     def policy_changed(self) -> None:
         """End the connections that are not allowed any more."""
         policy = self._policy()
-        for task, (host, port) in self._live.items():
+        for task, (host, port, address) in self._live.items():
             try:
-                self._gateway.decide(host, port, policy)
+                self._gateway.check(host, port, address, policy)
             except Refused:
                 task.cancel()
 
@@ -154,10 +155,16 @@ class EgressServing:
 
         async def connected(address: str, rule: str) -> None:
             nonlocal began
+            # The list may be another one by now.
+            self._gateway.check(host, port, address, self._policy())
+            if (task := asyncio.current_task()) in self._live:
+                self._live[task] = (host, port, address)
             await self._recorder.connected(host, port, address, rule)
             began = time.monotonic()
 
         try:
+            # In the one spelling, or each would be a place of its own in the log.
+            host = str(self._gateway.decide(host, port, self._policy()).host)
             await self._gateway.connect(host, port, self._policy(), channel, connected, traffic)
         except Refused as refused:
             self._refuse(channel, _printable(host), port, "tcp", refused)

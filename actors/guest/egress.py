@@ -102,6 +102,8 @@ class Connection:
 
     def ready(self, events: int) -> None:
         """The program's end has something, or takes something, or is gone."""
+        if self._egress.held:
+            return  # what is heard of it was there before the guest was made quiet
         if events & select.POLLOUT:
             self._write()
         if events & ~select.POLLOUT and self.fd >= 0:

@@ -36,7 +36,12 @@ def provoke(ends: Iterable[tuple[End, End]]) -> None:
     raw = _socket.socket(_socket.AF_INET, _socket.SOCK_RAW, _IPPROTO_RAW)
     try:
         for (meant, port), (own, own_port) in ends:
-            raw.sendto(segment(_socket.inet_aton(meant), port, _socket.inet_aton(own), own_port), (own, 0))
+            packet = segment(_socket.inet_aton(meant), port, _socket.inet_aton(own), own_port)
+            try:
+                raw.sendto(packet, (own, 0))
+            except OSError:
+                # Its program hears of it later, when it says something.
+                continue
     finally:
         raw.close()
 

@@ -236,16 +236,20 @@ class GuestConnection:
         self._mux.hold()
         try:
             await self._request("quiesce", bound=HELLO_MAX)
-        except OSError as error:
+        except (OSError, MachineError) as error:
             self._mux.go_on()
+            if isinstance(error, MachineError):
+                raise
             if error.errno == EBUSY:
                 raise GuestBusy("a tool call runs in the sandbox") from None
             raise MachineError(f"the guest could not be made quiet: {error.strerror}") from None
 
     async def wake(self) -> None:
         """See `Guest.wake`."""
-        await self._request("wake", bound=HELLO_MAX, refusable=False)
-        self._mux.go_on()
+        try:
+            await self._request("wake", bound=HELLO_MAX, refusable=False)
+        finally:
+            self._mux.go_on()
 
     async def restored(self, identity: Identity) -> Restored:
         """See `Guest.restored`."""
@@ -290,20 +294,23 @@ class GuestConnection:
         taken = bytearray()
         with self._judged(str(params.get("path", "")), refusable=refusable):
             async with self._mux.open(kind, **params) as channel:
+                # A transfer may take as long as it moves; what is no transfer may not be drawn out.
+                whole = None if data or bound > HELLO_MAX else REQUEST_S
                 try:
-                    for begin in range(0, len(data), _INLINE_BYTES):
+                    async with asyncio.timeout(whole):
+                        for begin in range(0, len(data), _INLINE_BYTES):
+                            async with asyncio.timeout(REQUEST_S):
+                                await channel.send(data[begin : begin + _INLINE_BYTES])
                         async with asyncio.timeout(REQUEST_S):
-                            await channel.send(data[begin : begin + _INLINE_BYTES])
-                    async with asyncio.timeout(REQUEST_S):
-                        await channel.send(b"", last=True)
-                    while True:
-                        async with asyncio.timeout(REQUEST_S):
-                            piece = await channel.receive()
-                        if not piece:
-                            return bytes(taken)
-                        taken += piece
-                        if len(taken) > bound:
-                            raise GuestProtocolError(f"the guest agent sent more than the {bound} bytes asked for")
+                            await channel.send(b"", last=True)
+                        while True:
+                            async with asyncio.timeout(REQUEST_S):
+                                piece = await channel.receive()
+                            if not piece:
+                                return bytes(taken)
+                            taken += piece
+                            if len(taken) > bound:
+                                raise GuestProtocolError(f"the guest agent sent more than the {bound} bytes asked for")
                 except TimeoutError:
                     raise GuestProtocolError(f"a {kind!r} of the guest agent stood still for {REQUEST_S:g} s") from None
 

@@ -29,6 +29,8 @@ RESET_MAX = 16 * 1024
 """Bytes of a RESET's reason."""
 GUEST_CHANNELS_MAX = 320
 """Channels open at once that the guest asked for."""
+LATE_MAX = 4 * GUEST_CHANNELS_MAX
+"""Frames that may wait to be said on these while the guest is quiet."""
 REQUEST_MAX = 4096
 """Bytes of what a guest asks for."""
 _READ_BYTES = 256 * 1024
@@ -265,6 +267,8 @@ class Mux:
             return
         if number and number % 2 == 0 and not self._going.is_set():
             self._late.append((kind, number, payload))
+            if len(self._late) > LATE_MAX:
+                self.violated(GuestProtocolError("the guest agent asks for more while it says that it is quiet"))
             return
         self._writer.write(frames.encode(kind, number, payload))
         if self._writer.transport.get_write_buffer_size() > UNREAD_MAX:

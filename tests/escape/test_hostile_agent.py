@@ -16,6 +16,7 @@ from actors.egress.names import Names
 from actors.egress.recorder import EgressRecorder
 from actors.egress.serving import CONNECTIONS_MAX, EgressServing
 from actors.guest import frames
+from actors.machines import mux
 from actors.machines.guest import GuestConnection
 from actors.machines.protocol import GuestProtocolError, MachineGone
 from events import sandbox as fold
@@ -160,6 +161,32 @@ async def test_no_spelling_of_a_host_reaches_the_loopback(host: str, echo: int) 
     assert len(written.refusals()) == 1
     assert not [one for one in written.commands if isinstance(one, fold.ConnectEgress)]
     assert "\n" not in str(written.commands[0].host)
+
+
+async def test_a_name_is_one_place_in_the_log_however_it_is_spelled() -> None:
+    spellings = ("allowed.example.com", "ALLOWED.example.com", "allowed.example.com.", "allow\u00aded.example.com")
+
+    async def act(liar: Liar) -> None:
+        for turn, host in enumerate(spellings):
+            await liar.send(*opened(2 * turn + 2, kind="egress", host=host, port=80))
+            await liar.receive(frames.RESET)
+
+    written = await played(act, "allowed.example.com")
+    assert written.refusals() == [("allowed.example.com", 80, "private_address", len(spellings))]
+
+
+async def test_who_asks_for_more_while_it_says_that_it_is_quiet_is_cut_off() -> None:
+    async def script(liar: Liar) -> None:
+        await liar.greet()
+        channel = (await liar.receive(frames.OPEN)).channel
+        for number in range(2, 2 * mux.LATE_MAX + 200, 2):
+            await liar.send(frames.OPEN, number, b"{}")
+        await liar.send(frames.RESET, channel, b'{"error": "no"}')
+        await asyncio.Event().wait()
+
+    async with lied_to(script) as guest:
+        with pytest.raises(GuestProtocolError):
+            await guest.quiesce()
 
 
 async def violates(act: Act) -> None:

@@ -29,6 +29,21 @@ sleep 0.5; tail -1 /tmp/knocked
 """
 
 
+POURED = """
+nohup python3 - > /tmp/poured 2>&1 <<'P' &
+import socket
+line = socket.create_connection(("site.example.com", 5001), 5)
+print("poured", flush=True) if line.recv(1) else None
+try:
+    while line.recv(65536): pass
+    print("ended", flush=True)
+except OSError as error:
+    print(type(error).__name__, flush=True)
+P
+sleep 0.5; true
+"""
+
+
 async def knocked(confined: Confined) -> list[str]:
     return (await confined.bash("cat /tmp/knocked")).split()
 
@@ -71,21 +86,21 @@ async def test_a_policy_that_is_lifted_while_it_wakes(confined: Confined) -> Non
 async def test_a_connection_that_is_not_allowed_any_more_is_ended(confined: Confined) -> None:
     await confined.bash("pkill -f 'python3 -'; true")
     await confined.allow("site.example.com:5001")
-    await confined.bash(
-        """nohup python3 - > /tmp/poured 2>&1 <<'P' &
-import socket
-line = socket.create_connection(("site.example.com", 5001), 5)
-print("poured", flush=True) if line.recv(1) else None
-try:
-    while line.recv(65536): pass
-    print("ended", flush=True)
-except OSError as error:
-    print(type(error).__name__, flush=True)
-P
-sleep 0.5; true"""
-    )
+    await confined.bash(POURED)
     assert await confined.bash("cat /tmp/poured") == "poured"
     await confined.allow("site.example.com:7")
+    async with asyncio.timeout(10):
+        while await confined.bash("tail -1 /tmp/poured") != "ConnectionResetError":  # noqa: ASYNC110 - nobody tells us
+            await asyncio.sleep(0.05)
+
+
+async def test_a_network_that_is_taken_out_ends_connections_that_needed_it(confined: Confined) -> None:
+    network = f"{confined.world.private}/32:5001"
+    await confined.allow("private.example.com:5001", network)
+    await confined.bash("pkill -f 'python3 -'; true")
+    await confined.bash(POURED.replace("site.example.com", "private.example.com"))
+    assert await confined.bash("cat /tmp/poured") == "poured"
+    await confined.allow("private.example.com:5001")
     async with asyncio.timeout(10):
         while await confined.bash("tail -1 /tmp/poured") != "ConnectionResetError":  # noqa: ASYNC110 - nobody tells us
             await asyncio.sleep(0.05)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.egress import names
 from actors.egress.addresses import is_own, standing
+from tests.internet import Internet
 
 NEVER = {
     "127.0.0.1": "loopback",
@@ -112,3 +115,24 @@ def test_the_hosts_own_addresses_are_known() -> None:
     assert is_own(ip_address("127.0.0.1"))
     assert not is_own(ip_address("8.8.8.8"))
     assert not is_own(ip_address("255.255.255.255"))
+
+
+def test_an_address_of_this_host_is_its_own_in_other_clothes_too(
+    internet: Internet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mapped(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(10, 1, 6, "", (f"::ffff:{internet.own}", 0, 0, 0))]
+
+    monkeypatch.setattr("actors.egress.names.socket.getaddrinfo", mapped)
+    (address,) = names._look_up("rebind.example.com")
+    assert str(address) == internet.own
+    assert is_own(address)
+    assert is_own(ip_address(f"::ffff:{internet.own}"))
+
+
+def test_where_it_can_not_be_told_an_address_counts_as_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_descriptors(*_: object) -> None:
+        raise OSError(errno.EMFILE, "too many")
+
+    monkeypatch.setattr("actors.egress.addresses.socket.socket", out_of_descriptors)
+    assert is_own(ip_address("9.9.9.9"))
