@@ -115,7 +115,7 @@ async def test_a_fork_has_what_its_parent_had_and_a_stranger_nothing(confined: C
     await confined.allow()
     await child.start()
     inside = Confined(child, confined.log, confined.world)
-    said = await inside.python('attempt("fork", tcp, "site.example.com", 7)')
+    said = await inside.python('attempt("fork", tcp, "site.example.com", 7, b"echo")')
     assert "GOT" in said
     await child.kill("requested")
     stranger = Sandbox(f"sbx-{secrets.token_hex(8)}", "sesn_other", confined.sandbox._context)
