@@ -161,6 +161,8 @@ class EgressServing:
                 self._live[task] = (host, port, address)
             await self._recorder.connected(host, port, address, rule)
             began = time.monotonic()
+            # It may have changed while that was written; nothing has passed yet.
+            self._gateway.check(host, port, address, self._policy())
 
         try:
             # In the one spelling, or each would be a place of its own in the log.
