@@ -19,8 +19,9 @@ from events import sandbox as fold
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from actors.egress.refused import Reason, Refused
+    from actors.egress.refused import Refused
     from events.egress_types import Protocol
+    from events.egress_types import RefusalReason as Reason
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class EgressRecorder:
             self._known[key] = (now, known)
         try:
             await asyncio.shield(known)
-        except BaseException:
+        except BaseException:  # also of who is cancelled; the next one tries again where the append failed
             if known.done() and self._known.get(key, (0.0, None))[1] is known:
                 del self._known[key]
             raise

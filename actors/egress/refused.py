@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 
-Reason = Literal[
-    "not_allowed",
-    "private_address",
-    "unresolvable",
-    "unreachable",
-    "malformed",
-    "wrong_name",
-    "no_name",
-    "protocol",
-    "too_many",
-]
+if TYPE_CHECKING:
+    from events.egress_types import RefusalReason as Reason
+
 DETAIL_MAX = 500
 """Characters of a detail; some of it may be a guest's or a server's words."""
 

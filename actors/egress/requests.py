@@ -11,7 +11,7 @@ from actors.egress.refused import Refused
 from events.egress_policy import normal_name
 
 if TYPE_CHECKING:
-    from actors.egress.refused import Reason
+    from events.egress_types import RefusalReason as Reason
 
 METHODS_REFUSED = {
     b"CONNECT": "asks for a tunnel",
