@@ -161,7 +161,7 @@ def test_without_a_sandbox_the_settings_are_shown_and_no_secret(home: Path, monk
     monkeypatch.setenv("API_KEY", "sk-secret")
     (home / "hourglass.toml").write_text(
         """
-egress = ["index.example.org"]
+egress = ["pkg.example.org"]
 [egress_agents]
 coder = ["github.com"]
 [egress_hosts]
@@ -172,7 +172,13 @@ env = "API_KEY"
 """
     )
     text = output(home, "show")
-    for said in ("index.example.org", "sessions of agent coder", "10.0.0.5", "http://api.example.com.internal/", "API_KEY"):
+    for said in (
+        "pkg.example.org",
+        "sessions of agent coder",
+        "10.0.0.5",
+        "http://api.example.com.internal/",
+        "API_KEY",
+    ):
         assert said in text
     shown = as_json(home, "show")
     assert shown["agents"] == {"coder": ["github.com"]}

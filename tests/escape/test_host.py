@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import socket
@@ -163,7 +162,6 @@ def pins(world: object) -> dict[str, list[str]]:
 
 async def test_nothing_of_the_host_is_left_to_a_machine_that_ended(confined: Confined) -> None:
     """The suite's last word: every process of the machine is gone with it."""
-    await asyncio.sleep(0)
     machine = confined.machine
     await confined.sandbox.stop("requested")
     left = [entry for entry in os.listdir("/proc") if entry.isdigit() and _names(entry, machine.machine_id)]
